@@ -33,7 +33,7 @@ def parquet_schema(
     path = Path(path)
     if not path.is_file(): raise DataError(path, 'a folder' if path.is_dir() else 'no file', 'a parquet file', hint='check the root and the planet id')
     if path.stat().st_size == 0: raise DataError(path, 'an empty file (0 bytes)', 'a parquet file', hint='fetch or simulate it again')
-    try: return dict(pl.read_parquet_schema(path))
+    try: return dict(pl.scan_parquet(path, glob=False, hive_partitioning=False).collect_schema())
     except _DAMAGE as error: raise _damaged(path, error) from None
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #f5284ffa

@@ -6,10 +6,10 @@
 __all__ = ['DOCS', 'SpectraMindError', 'SchemaError', 'ConfigError', 'UsageError', 'RuntimeLimitError', 'InternalError',
            'QualityGateError', 'DataError', 'exit_code_of']
 
-# %% ../../nbs/00_core/00_errors.ipynb #726ebaff
+# %% ../../nbs/00_core/00_errors.ipynb #4f692f42
 from pathlib import Path
 
-# %% ../../nbs/00_core/00_errors.ipynb #4f692f42
+# %% ../../nbs/00_core/00_errors.ipynb #8f418490
 DOCS = 'https://spectramind.github.io/spectramind/core/errors.html'
 
 class SpectraMindError(Exception):
@@ -37,32 +37,37 @@ def _rebuild(
     error.args = (state['message'], state['hint'])
     return error
 
-# %% ../../nbs/00_core/00_errors.ipynb #6e2429dd
+# %% ../../nbs/00_core/00_errors.ipynb #72675a67
 class SchemaError(SpectraMindError):
     "A table or document does not follow its schema."
     exit_code, slug = 2, 'schemaerror'
 
+# %% ../../nbs/00_core/00_errors.ipynb #0c242354
 class ConfigError(SpectraMindError):
     "A setting is unknown, missing or of the wrong type."
     exit_code, slug = 3, 'configerror'
 
+# %% ../../nbs/00_core/00_errors.ipynb #9e0eb9d3
 class UsageError(SpectraMindError):
     "A function or command was called with something it cannot take."
     exit_code, slug = 3, 'usageerror'
 
+# %% ../../nbs/00_core/00_errors.ipynb #99ea3b92
 class RuntimeLimitError(SpectraMindError):
     "The work would not finish within the time or memory allowed."
     exit_code, slug = 4, 'runtimelimiterror'
 
+# %% ../../nbs/00_core/00_errors.ipynb #5eeeb78c
 class InternalError(SpectraMindError):
     "Something we believed to be impossible happened: a bug of ours."
     exit_code, slug = 5, 'internalerror'
 
+# %% ../../nbs/00_core/00_errors.ipynb #6fd9ae18
 class QualityGateError(SpectraMindError):
     "The work is done, but its quality is below the agreed bar."
     exit_code, slug = 6, 'qualitygateerror'
 
-# %% ../../nbs/00_core/00_errors.ipynb #9c5765fe
+# %% ../../nbs/00_core/00_errors.ipynb #0a6208f9
 class DataError(SpectraMindError):
     "An input file is missing, damaged or not what its name promises."
     exit_code, slug = 3, 'dataerror'
@@ -75,7 +80,7 @@ class DataError(SpectraMindError):
         super().__init__(f'{path}: found {found}, wanted {wanted}', hint=hint)
         self.path, self.found, self.wanted = str(path), found, wanted
 
-# %% ../../nbs/00_core/00_errors.ipynb #8f418490
+# %% ../../nbs/00_core/00_errors.ipynb #d5949f1a
 def exit_code_of(
     error:BaseException, # whatever stopped the program
 )->int:                  # the process's exit code

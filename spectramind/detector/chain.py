@@ -311,8 +311,7 @@ def calibrate_visit(
     ready, n = prepare(instrument, adc, calib, axes, config), axes.n_frames(instrument)//2
     if isinstance(raw, np.ndarray):
         _check_reads(raw.shape, ready, axes)
-        step = max(1, (2 << 20)//max(1, 4*n))*4
-        raw = ((slice(a, a + step), raw[a:a + step]) for a in range(0, len(raw), step))
+        raw = [(slice(0, len(raw)), raw)]
     plan, shape = plan_pixels(ready), ready.bad.shape
     out, level, event, seen = _sweep(raw, plan, config, n, ready.bad.size, threads or numba.get_num_threads())
     _check_reads((seen, 2*n), ready, axes)

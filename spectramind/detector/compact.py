@@ -23,7 +23,7 @@ class LazyArray(NDArrayOperatorsMixin):
     @property
     def size(self): return int(np.prod(self.shape))
     def __len__(self): return self.shape[0]
-    def __array__(self, dtype=None, copy=None): return np.asarray(self[:], dtype=dtype)
+    def __array__(self, dtype=None, copy=None): return np.asarray(self.whole(), dtype=dtype)
     def __array_ufunc__(self, ufunc, method, *args, **kw): return getattr(ufunc, method)(*map(_plain, args), **kw)
     def __array_function__(self, func, types, args, kw): return func(*map(_plain, args), **{k: _plain(v) for k, v in kw.items()})
     def __getattr__(self, name):
@@ -70,11 +70,17 @@ class CompactVariance(LazyArray):
     def shape(self): return self.frames.shape
     def __getitem__(self, key):
         ranges = _ranges(key, self.shape)
-        if ranges is None: return np.asarray(self)[key]
+        if ranges is None: return self.whole()[key]
         a, b = (np.broadcast_to(m, self.shape)[key] for m in (self.intercept, self.slope))
         out = np.maximum(a + b*self.frames[key], a/2)
         if np.ndim(out) == 0: return out*np.float32(self.inflation if any(True for _ in _select(self.events, ranges)) else 1)
         for place in _select(self.events, ranges): out[place] *= self.inflation
+        return out
+    def whole(self): # (time, spatial, wave), time contiguous
+        "The ordinary array."
+        a, b = self.intercept[..., None], self.slope[..., None]
+        out = np.maximum(a + b*self.frames.transpose(1, 2, 0), a/2).transpose(2, 0, 1)
+        out[tuple(self.events.T)] *= self.inflation
         return out
 
 # %% ../../nbs/30_detector/75_compact.ipynb #90767168
@@ -90,10 +96,15 @@ class CompactBad(LazyArray):
         self.events = np.asarray(events, np.int64).reshape(-1, 3)
     def __getitem__(self, key):
         ranges = _ranges(key, self.shape)
-        if ranges is None: return np.asarray(self)[key]
+        if ranges is None: return self.whole()[key]
         out = np.array(np.broadcast_to(self.static, self.shape)[key])
         for place in _select(self.events, ranges): out[place] = True
         return out if out.ndim else bool(out)
+    def whole(self): # (time, spatial, wave), time contiguous
+        "The ordinary array."
+        out = np.repeat(self.static[..., None], len(self), axis=2).transpose(2, 0, 1)
+        out[tuple(self.events.T)] = True
+        return out
 
 # %% ../../nbs/30_detector/75_compact.ipynb #9cc536af
 def split_bad(

@@ -9,7 +9,7 @@ __all__ = ['SCALES', 'matern52', 'split_spectra', 'shape_covariance', 'SpectralP
 # %% ../../nbs/50_lightcurve/20_prior.ipynb #ff08c908
 from dataclasses import asdict, dataclass, field
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cholesky, solve_triangular
 from ..core.errors import DataError, SchemaError
 from ..core.nouns import DepthPosterior, Spectra
 from ..challenge.wavelength import default_wavelengths
@@ -165,19 +165,16 @@ def apply_prior(
     "Posterior mean and covariance of the spectrum under the prior, marginalised over its scale, with the prior's recalibration."
     factor = 1/(1 + np.r_[prior.bias[0], np.full(282, prior.bias[1])])
     y, noise = posterior.mean*factor - prior.mean_level, posterior.cov*factor*factor[:, None]
-    K, level = prior.covariance(), np.full((283, 283), prior.level_sd**2)
-    logs, means, covs = [], [], []
-    for scale, weight in zip(SCALES, prior.scale_weight):
-        P = scale**2*K + level
-        chol = cho_factor(noise + P + 1e-14*np.eye(283), lower=True)
-        solved = cho_solve(chol, np.column_stack([y, P]))
-        means.append(P@solved[:, 0])
-        covs.append(P - P@solved[:, 1:])
-        logs.append(np.log(weight) - .5*y@solved[:, 0] - np.log(np.diag(chol[0])).sum())
-    w = np.exp(np.array(logs) - np.max(logs)); w /= w.sum()
-    mu = np.tensordot(w, means, 1)
-    spread = np.array(means) - mu
-    cov = np.tensordot(w, covs, 1) + (w[:, None]*spread).T@spread
+    root = cholesky(noise + prior.level_sd**2 + 1e-16*np.eye(283), lower=True)                    # noise and level: what every scale shares
+    half = solve_triangular(root, prior.covariance(), lower=True)
+    value, vector = np.linalg.eigh(solve_triangular(root, half.T, lower=True))
+    data, back = vector.T@solve_triangular(root, y, lower=True), noise@solve_triangular(root, vector, lower=True, trans="T")
+    shrink = 1/(1 + SCALES[:, None]**2*np.maximum(value, 0))                                      # (scale, 283)
+    logs = np.log(prior.scale_weight) - .5*(shrink*data**2).sum(1) + .5*np.log(shrink).sum(1)
+    w = np.exp(logs - logs.max()); w /= w.sum()
+    means = y - (shrink*data)@back.T
+    mu = w@means
+    cov = noise - (back*(w@shrink))@back.T + (w[:, None]*(means - mu)).T@(means - mu)
     t = np.r_[prior.temperature[0], np.full(282, prior.temperature[1])]
     return mu + prior.mean_level, .5*(cov + cov.T)*t*t[:, None]
 

@@ -267,4 +267,4 @@ def table_schema()->dict: # a Table Schema document
     key, *names = columns_of('sample_id')
     id_ = dict(name=key, type='string', description='Planet id', constraints=dict(required=True, unique=True, pattern=r'[0-9]{1,12}(\.0+)?'))
     return {'$schema': 'https://datapackage.org/profiles/2.0/tableschema.json', 'title': 'SpectraMind submission, layout sample_id',
-            'fields': [id_, *map(value, names)], 'fieldsMatch': 'exact', 'primaryKey': [key], 'missingValues': ['']}
+            'fields': [id_, *map(value, names)], 'primaryKey': [key], 'missingValues': ['']}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_BYTES', 'SIGMA_FLOOR', 'MANIFEST', 'complete', 'clamp', 'build_manifest', 'write_submission', 'write_package',
-           'read_table', 'read_submission', 'check_document', 'validate_submission']
+           'read_submission', 'check_document', 'validate_submission']
 
 # %% ../../nbs/55_scoring/20_submission.ipynb #70defcce
 import io
@@ -226,19 +226,27 @@ def _unzip(
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zipfile.zlib.error) as error:
         raise SchemaError(f'{path.name}: found a zip archive that cannot be read ({str(error)[:80]}), wanted a whole one without a password') from None
 
-def read_table(
-    path:str|Path,            # csv, json or zip
-    max_bytes:int=MAX_BYTES,  # larger files are refused
-)->Table:                     # with its faults collected, not raised
-    "Read a submission in any format and layout; raises `DataError` without a file and `SchemaError` on one that is no table."
+def _content(
+    path:str|Path, # csv, json or zip
+    max_bytes:int, # larger files are refused
+)->tuple[str, bytes, bool]: # name for messages, bytes, whether they look like JSON
+    "The submission's bytes; raises `DataError` without a file and `SchemaError` on one too large, empty or not to be unpacked."
     path = Path(path)
     if not path.is_file(): raise DataError(path, 'a folder' if path.is_dir() else 'no file', 'a submission (csv, json or zip)')
     if path.stat().st_size > max_bytes: raise SchemaError(f'{path.name}: found {path.stat().st_size} bytes, wanted at most {max_bytes}')
     name, data = path.name, path.read_bytes()
     if data[:4] == b'PK\x03\x04': name, data = _unzip(path, max_bytes)
-    if not data.strip(): raise SchemaError(f'{name}: found an empty file, wanted a submission')
-    if data.lstrip(b'\xef\xbb\xbf \t\r\n')[:1] not in (b'[', b'{'):
-        return parse_csv(io.TextIOWrapper(io.BytesIO(data), encoding='utf-8-sig', newline=''), name)
+    start = data[:4096].lstrip(b'\xef\xbb\xbf \t\r\n')[:1]
+    if not start: raise SchemaError(f'{name}: found an empty file, wanted a submission')
+    return name, data, start in (b'[', b'{')
+
+def _parse(
+    name:str,     # for messages
+    data:bytes,   # the file's content
+    is_json:bool, # which format
+)->Table:         # with its faults collected, not raised
+    "Read bytes as a table."
+    if not is_json: return parse_csv(io.TextIOWrapper(io.BytesIO(data), encoding='utf-8-sig', newline=''), name)
     try: return parse_json(data.decode('utf-8-sig'), name)
     except UnicodeDecodeError as error: raise SchemaError(f'{name}: found bytes that are no UTF-8 text ({error.reason}), wanted JSON') from None
 
@@ -247,7 +255,7 @@ def read_submission(
     max_bytes:int=MAX_BYTES,  # larger files are refused
 )->tuple[Spectra, str]:       # the spectra (origin is not written in a file), the layout
     "Read a submission; raises `SchemaError` naming row and column of anything that is no finite number or a repeated planet."
-    table = read_table(path, max_bytes)
+    table = _parse(*_content(path, max_bytes))
     table.faults.raise_if_any()
     return table.spectra(), table.layout
 
@@ -282,6 +290,7 @@ def validate_submission(
     max_bytes:int=MAX_BYTES,   # larger files are refused
 )->tuple[Spectra, str]:        # the spectra, the layout
     "Check that a file can be submitted; raises `SchemaError` (exit code 2) naming row and column of the first faults and their number."
-    table = check_table(read_table(path, max_bytes), expected_ids)
-    if table.faults.name.endswith('.json') and Path(path).suffix == '.json': check_document(json.loads(Path(path).read_text(encoding='utf-8-sig')), 'submission', Path(path).name)
+    name, data, is_json = _content(path, max_bytes)
+    table = check_table(_parse(name, data, is_json), expected_ids)
+    if is_json: check_document(json.loads(data.decode('utf-8-sig')), 'submission', name)
     return table.spectra(), table.layout

@@ -1,0 +1,147 @@
+"The joint fit against dense algebra, finite differences and known truths."
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from spectramind.challenge.planets import StarRow
+from spectramind.challenge.wavelength import default_wavelengths
+from spectramind.core.errors import ConfigError, DataError
+from spectramind.core.nouns import LightCurves
+from spectramind.lightcurve import fit as F
+from spectramind.physics.transit import projected_distance, quadratic_flux
+
+UM = default_wavelengths()
+LEVEL = np.r_[2.3e5, np.interp(UM[1:], [1.95, 2.1, 2.5, 3.0, 3.5, 3.9], [1e5, 1.4e5, 8e4, 4e4, 2.5e4, 6e3])]
+
+
+def visit(seed, t0=3.7, a=9.0, inc=88.5, period=4.0, depth=None, noise=1.0, n=281, number=0, rate=None):
+    "Light curves of one visit, written independently of the fit's own model functions."
+    rng = np.random.default_rng(seed)
+    depth = np.full(283, .0121) if depth is None else depth
+    t = (np.arange(n) + .5)*7.5/n
+    u1, u2 = np.where(UM < 1, .41, .125 - .024*(UM - 2.9)), np.where(UM < 1, .15, .11 - .03*(UM - 2.9))
+    z = projected_distance(t, t0, period, a, inc)
+    transit = quadratic_flux(z, np.sqrt(depth), u1, u2)
+    x = t/7.5
+    drift = 8e-4*np.outer(x - .7*x**2 + .4*x**3, np.r_[-.8, np.linspace(.5, 1.1, 282)])
+    mean = LEVEL*transit*(1 + drift)
+    variance = (mean + 300.*np.r_[30, np.full(282, 12)])*n/5625/np.r_[12, np.ones(282)]
+    flux = mean + noise*np.sqrt(variance)*rng.standard_normal(mean.shape)
+    return LightCurves(7, number, flux, variance, np.ones(flux.shape, bool), t, flux[:, 0], variance[:, 0], np.ones(n, bool), t,
+                       np.zeros((n, 2)), np.zeros((n, 2)), {})
+
+
+def star(a=9.4, inc=88.2, period=4.0): return StarRow(7, 1.2, 1.1, 5800., 1., 0., period, a, inc)
+
+
+@pytest.fixture(scope="module")
+def linearised():
+    config = F.FitConfig(time_bins=60)
+    data = [F.prepare_visit(visit(s, n=60, number=s, t0=3.5 + .2*s), config) for s in (0, 1)]
+    shared = F.shared_parameters(data, star(), UM, config)
+    rng = np.random.default_rng(5)
+    theta = shared.prior_mean + .02*shared.prior_sd*rng.standard_normal(len(shared.prior_mean))
+    theta[:2] = 3.5, 3.7
+    state = F.State(np.ones((2, 283)), np.full(283, .012) + 1e-4*rng.random(283), theta)
+    return data, shared, state
+
+
+def dense(H, C, corner):
+    n_wave, m, p = C.shape
+    A = np.zeros((n_wave*m + p,)*2)
+    for w in range(n_wave): A[w*m:(w + 1)*m, w*m:(w + 1)*m] = H[w]
+    A[:-p, -p:] = C.reshape(-1, p); A[-p:, :-p] = A[:-p, -p:].T; A[-p:, -p:] = corner
+    return A
+
+
+def test_arrow_equals_dense_algebra(linearised):
+    data, shared, state = linearised
+    H, C, corner, g, g_theta = F.assemble(data, shared, state)
+    A = dense(H, C, corner)
+    scale = 1/np.sqrt(np.diag(A))                                    # the blocks' units differ by 12 orders of magnitude
+    inverse = scale[:, None]*np.linalg.inv(A*scale*scale[:, None])*scale
+    full = inverse@np.r_[g.ravel(), g_theta]
+    own, step, _, _ = F.solve_arrow(H, C, corner, g, g_theta)
+    np.testing.assert_allclose(own.ravel(), full[:-len(step)], rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(step, full[-len(step):], rtol=1e-6, atol=1e-12)
+    cov, cov_theta = F.depth_covariance(data, shared, state)
+    depth = np.arange(283)*3 + 2
+    np.testing.assert_allclose(cov, inverse[np.ix_(depth, depth)], rtol=1e-6, atol=1e-16)
+    np.testing.assert_allclose(cov_theta, inverse[-len(step):, -len(step):], rtol=1e-5, atol=1e-14)
+
+
+def test_gradient_is_that_of_chi2(linearised):
+    data, shared, state = linearised
+    _, _, _, g, g_theta = F.assemble(data, shared, state)
+    for i in range(len(state.theta)):
+        h = 1e-4*shared.prior_sd[i]
+        move = np.zeros(len(state.theta)); move[i] = h
+        up, down = (F.chi2(data, shared, replace(state, theta=state.theta + s*move)) for s in (1, -1))
+        assert -(up - down)/(4*h)*shared.prior_sd[i] == pytest.approx(g_theta[i]*shared.prior_sd[i], rel=2e-4, abs=2e-3), i
+    for w in (0, 1, 150, 282):
+        h = 1e-7
+        move = np.zeros(283); move[w] = h
+        up, down = (F.chi2(data, shared, replace(state, depth=state.depth + s*move)) for s in (1, -1))
+        assert -(up - down)/(4*h) == pytest.approx(g[w, -1], rel=1e-4, abs=50.)
+
+
+def test_noise_free_depths_come_back():
+    depth = .0121 + 3e-4*np.exp(-.5*((UM - 3.3)/.1)**2)
+    depth[0] = .0125
+    posterior = F.fit_planet([visit(1, depth=depth, noise=0.)], star())
+    error = posterior.mean - depth
+    # what remains is the pull of the star table's and limb darkening's priors, far inside the stated covariance
+    assert np.abs(error/np.sqrt(np.diag(posterior.cov))).max() < .6
+    assert np.std(error[1:]) < 1.2e-5
+
+
+@pytest.mark.parametrize("a, inc, t0", [(9., 90., 3.7), (6., 88.5, 4.4), (15., 87.2, 3.1), (8., 85.2, 3.9), (5., 89., 3.)])
+def test_errors_are_inside_the_covariance(a, inc, t0):
+    depth = np.full(283, .0096)
+    posterior = F.fit_planet([visit(3, t0=t0, a=a, inc=inc, depth=depth)], star(a*1.06, min(90., inc + .4)))
+    assert not posterior.quality["flag"], posterior.quality["reason"]
+    chol = np.linalg.cholesky(posterior.cov)
+    assert .7 < np.mean(np.linalg.solve(chol, posterior.mean - depth)**2) < 1.4
+    airs = posterior.cov[1:, 1:].mean()**.5
+    assert abs((posterior.mean - depth)[1:].mean()) < 4*airs and abs(posterior.mean[0] - depth[0]) < 4*posterior.cov[0, 0]**.5
+
+
+def test_second_visit_helps():
+    one = F.fit_planet([visit(4)], star())
+    two = F.fit_planet([visit(4), visit(5, number=1, t0=4.1)], star())
+    assert two.quality["n_visits"] == 2 and len(two.nuisance["t0_h"]) == 2
+    ratio = np.sqrt(np.diag(two.cov)/np.diag(one.cov))
+    assert .6 < np.median(ratio) < .8
+    assert two.nuisance["t0_h"] == pytest.approx([3.7, 4.1], abs=.01)
+
+
+def test_outliers_and_gaps_do_not_matter():
+    clean, dirty = visit(6), visit(6)
+    rng = np.random.default_rng(0)
+    flux, valid = dirty.flux.copy(), dirty.valid.copy()
+    flux[rng.integers(0, 281, 60), rng.integers(1, 283, 60)] *= 1.5
+    valid[100:110] = False
+    flux[100:110] = np.nan
+    a, b = F.fit_planet([clean], star()), F.fit_planet([replace(dirty, flux=flux, valid=valid)], star())
+    assert b.quality["clipped"] >= 55
+    assert np.abs(a.mean - b.mean)[1:].mean() < .5*np.sqrt(np.diag(b.cov)).mean()
+
+
+def test_a_star_without_a_planet_is_flagged():
+    curves = visit(8, depth=np.full(283, 1e-9))
+    posterior = F.fit_planet([curves], star())
+    assert posterior.quality["flag"] and posterior.quality["reason"]
+
+
+def test_same_input_same_bytes():
+    a, b = (F.fit_planet([visit(9)], star()) for _ in range(2))
+    assert a.mean.tobytes() == b.mean.tobytes() and a.cov.tobytes() == b.cov.tobytes()
+
+
+def test_refusals():
+    with pytest.raises(DataError, match="no visit"): F.fit_planet([], star())
+    empty = replace(visit(1), valid=np.zeros((281, 283), bool))
+    with pytest.raises(DataError, match="usable"): F.fit_planet([empty], star())
+    with pytest.raises(ConfigError, match="time_bins"): F.FitConfig(time_bins=3)
+    with pytest.raises(ConfigError, match="drift_scale"): F.FitConfig(drift_scale=-1.)
