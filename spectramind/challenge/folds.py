@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RATIONALE', 'group_kfold', 'assert_no_leakage', 'split_fold', 'write_folds', 'read_folds']
 
-# %% ../../nbs/10_challenge/30_folds.ipynb #b7909a7e
+# %% ../../nbs/10_challenge/30_folds.ipynb #f55c6480
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..core.determinism import rng_for
@@ -13,11 +14,11 @@ from ..core.errors import DataError, QualityGateError, UsageError
 from ..core.paths import parse_planet_id
 from ..core.store import read_json, write_json
 
-# %% ../../nbs/10_challenge/30_folds.ipynb #f55c6480
+# %% ../../nbs/10_challenge/30_folds.ipynb #26104313
 RATIONALE = 'Grouped by planet: all visits of a planet fall into one fold, so no fold is judged on a planet that was fitted.'
 
 def group_kfold(
-    planet_ids,          # planet ids in any order; one that occurs twice (two visits) is one group
+    planet_ids:Iterable, # planet ids in any order; one that occurs twice (two visits) is one group
     n_splits:int=5,      # folds
     seed:int=2025,       # of the shuffle
 )->dict[int, int]:       # planet id -> fold, ids ascending
@@ -28,17 +29,17 @@ def group_kfold(
     fold = {ids[k]: i % n_splits for i, k in enumerate(order)}
     return {planet_id: fold[planet_id] for planet_id in ids}
 
-# %% ../../nbs/10_challenge/30_folds.ipynb #f7f19c06
+# %% ../../nbs/10_challenge/30_folds.ipynb #7bacb7d0
 def assert_no_leakage(
-    train_ids, # ids fitted on
-    valid_ids, # ids judged on
+    train_ids:Iterable, # ids fitted on
+    valid_ids:Iterable, # ids judged on
 )->None:
     "Raise `QualityGateError` when a planet is on both sides."
     both = sorted({parse_planet_id(v) for v in train_ids} & {parse_planet_id(v) for v in valid_ids})
     if both: raise QualityGateError(f'leakage: found {len(both)} planets in both sets ({", ".join(map(str, both[:5]))}{" ..." if len(both) > 5 else ""}), wanted none',
                                     hint='split by planet, not by visit: group_kfold')
 
-# %% ../../nbs/10_challenge/30_folds.ipynb #719de91e
+# %% ../../nbs/10_challenge/30_folds.ipynb #dd3f359a
 def split_fold(
     folds:dict[int, int], # planet id -> fold
     fold:int,             # the fold held out
@@ -49,6 +50,7 @@ def split_fold(
     assert_no_leakage(train, valid)
     return train, valid
 
+# %% ../../nbs/10_challenge/30_folds.ipynb #1ca4cca2
 def write_folds(
     path:str|Path,        # data/splits/groupkfold.json
     folds:dict[int, int], # planet id -> fold
@@ -57,6 +59,7 @@ def write_folds(
     "Write the folds with their seed and rationale."
     return write_json(path, dict(n_splits=len(set(folds.values())), seed=seed, rationale=RATIONALE, folds=folds))
 
+# %% ../../nbs/10_challenge/30_folds.ipynb #abfd63b4
 def read_folds(
     path:str|Path, # data/splits/groupkfold.json
 )->dict[int, int]: # planet id -> fold

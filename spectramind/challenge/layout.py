@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'MAPS', 'N_COEFFICIENTS', 'INSTRUMENTS', 'FGS1_READS_S', 'Instrument', 'instrument_of', 'Axes', 'read_axes',
-           'AdcInfo', 'read_adc', 'read_coadds', 'planet_dir', 'signal_path', 'calibration_path', 'scan_planets',
-           'list_planets', 'list_visits', 'CalibrationFiles', 'read_calibration', 'read_signal', 'iter_signal_blocks',
-           'Challenge']
+           'planet_dir', 'signal_path', 'calibration_path', 'scan_planets', 'list_planets', 'list_visits',
+           'CalibrationFiles', 'read_calibration', 'read_signal', 'iter_signal_blocks', 'Challenge']
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #a488107d
+# %% ../../nbs/10_challenge/40_layout.ipynb #41df60d0
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,16 +17,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from .adc import AdcInfo, read_adc, read_coadds
 from .planets import SampleSubmission, StarRow, read_labels, read_sample_submission, read_stars, read_wavelengths
-from .wavelength import AIRS_COLUMNS, AIRS_CUT, FGS1_UM, bin_wavelengths
-from .wide_parquet import iter_columns, parquet_schema, read_columns, read_map
+from .wavelength import AIRS_COLUMNS, AIRS_CUT, bin_wavelengths
+from .wide_parquet import BLOCK_BYTES, iter_columns, read_columns, read_map
 from ..core.errors import DataError, UsageError
 from ..core.logs import get_logger
-from ..core.nouns import noun_html
+from ..core.nouns import noun_html, noun_text
 from ..core.paths import inside, parse_planet_id
-from ..core.store import read_csv_rows, read_json
+from ..core.store import read_parquet
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #41df60d0
+# %% ../../nbs/10_challenge/40_layout.ipynb #1328133d
 SPLITS = ('train', 'test')
 MAPS = ('dark', 'dead', 'flat', 'linear_corr', 'read')
 N_COEFFICIENTS = 6
@@ -46,6 +46,7 @@ class Instrument:
         grid = np.arange(self.n_pixels).reshape(self.shape)
         return (grid if self.cut is None else grid[:, slice(*self.cut)]).ravel()
 
+# %% ../../nbs/10_challenge/40_layout.ipynb #98a53ecd
 INSTRUMENTS = {'FGS1': Instrument('FGS1', (32, 32), None, 'FGS1-axis0-h'),
                'AIRS-CH0': Instrument('AIRS-CH0', (32, AIRS_COLUMNS), AIRS_CUT, 'AIRS-CH0-axis0-h')}
 
@@ -57,7 +58,7 @@ def instrument_of(
     if name in INSTRUMENTS: return INSTRUMENTS[name]
     raise UsageError(f'instrument: found {name!r:.40}, wanted {" or ".join(INSTRUMENTS)}')
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #b6f4b3b3
+# %% ../../nbs/10_challenge/40_layout.ipynb #3543b082
 FGS1_READS_S = (0.1, 0.2) # s after reset; the axis table has no integration time for FGS1
 
 @dataclass(frozen=True, eq=False)
@@ -84,9 +85,10 @@ class Axes:
         exposure_s = round(odd_s - even_s, 9)
         mid_h = self.stamps(instrument)[0::2] + exposure_s/2/3600
         return mid_h, np.full(len(mid_h), exposure_s)
+    def __repr__(self): return noun_text(self)
     def _repr_html_(self): return noun_html(self)
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #48c0caba
+# %% ../../nbs/10_challenge/40_layout.ipynb #15b2d2a4
 def _axis_column(
     path:Path,           # axis_info.parquet
     table:pl.DataFrame,  # its content
@@ -107,11 +109,7 @@ def read_axes(
     "Read `axis_info.parquet`; raises `DataError`."
     path = inside(root, 'axis_info.parquet')
     names = ['AIRS-CH0-axis0-h', 'AIRS-CH0-integration_time', 'AIRS-CH0-axis2-um', 'FGS1-axis0-h']
-    schema = parquet_schema(path)
-    if missing := [name for name in names if name not in schema]: raise DataError(path, f'columns {", ".join(schema)}', f'also {", ".join(missing)}')
-    try: table = pl.read_parquet(path, columns=names, glob=False, hive_partitioning=False)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
-        raise DataError(path, f'a damaged file ({str(error)[:160]})', 'a whole parquet file') from None
+    table = read_parquet(path, names)
     axes = Axes(*(_axis_column(path, table, name) for name in names))
     for name in INSTRUMENTS:
         stamp_h = axes.stamps(name)
@@ -119,57 +117,27 @@ def read_axes(
         if not (np.diff(stamp_h) > 0).all(): raise DataError(path, f'{name} time stamps that do not ascend', 'ascending hours')
     wait = axes.airs_integration_s
     if len(wait) != len(axes.airs_stamp_h): raise DataError(path, f'{len(wait)} integration times', f'{len(axes.airs_stamp_h)}, one for each read')
-    if not (np.array_equal(wait[0::2], np.full(len(wait)//2, wait[0])) and np.array_equal(wait[1::2], np.full(len(wait)//2, wait[1])) and wait.min() > 0):
+    if not (wait.min() > 0 and (wait[0::2] == wait[0]).all() and (wait[1::2] == wait[1]).all()):
         raise DataError(path, 'integration times that do not alternate', 'two positive times in turn, such as 0.1 and 4.5 s')
     try: bin_wavelengths(axes.airs_um)
     except UsageError as error: raise DataError(path, f'AIRS-CH0-axis2-um: {error.message}', f'{AIRS_COLUMNS} descending wavelengths') from None
     return axes
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #1328133d
-@dataclass(frozen=True)
-class AdcInfo:
-    "Gain and offset of the analogue-to-digital converters: e- = raw/gain + offset."
-    gain: dict[str, float]   # instrument -> counts per e-
-    offset: dict[str, float] # instrument -> e-
+# %% ../../nbs/10_challenge/40_layout.ipynb #7168cc2a
+def _split_name(
+    split:str, # 'train' or 'test'
+)->str:
+    "Check the name of a split."
+    if split in SPLITS: return split
+    raise UsageError(f'split: found {split!r:.40}, wanted train or test')
 
-def read_adc(
-    root:str|Path, # the challenge tree
-)->AdcInfo:
-    "Read `adc_info.csv`; raises `DataError`."
-    path = inside(root, 'adc_info.csv')
-    header, rows = read_csv_rows(path)
-    wanted = [f'{name}_adc_{what}' for name in INSTRUMENTS for what in ('gain', 'offset')]
-    if missing := [name for name in wanted if name not in header]: raise DataError(path, f'columns {", ".join(header[:12])}', f'also {", ".join(missing)}')
-    if len(rows) != 1: raise DataError(path, f'{len(rows)} rows', 'one row for all planets')
-    values = {}
-    for name in wanted:
-        text = rows[0][header.index(name)]
-        try: values[name] = float(text)
-        except ValueError: values[name] = np.nan
-        if not np.isfinite(values[name]) or (name.endswith('gain') and values[name] <= 0):
-            raise DataError(path, f'{text!r:.40} in {name}', 'a finite number, positive for a gain')
-    return AdcInfo({name: values[f'{name}_adc_gain'] for name in INSTRUMENTS}, {name: values[f'{name}_adc_offset'] for name in INSTRUMENTS})
-
-def read_coadds(
-    root:str|Path, # the challenge tree
-)->dict[str, int]: # instrument -> ramps averaged in each stored read
-    "Read `coadds.json`; 1 for every instrument where a tree has none, as the real one."
-    path = inside(root, 'coadds.json')
-    if not path.exists(): return {name: 1 for name in INSTRUMENTS}
-    found = read_json(path)
-    if not isinstance(found, dict) or any(not isinstance(found.get(name), int) or isinstance(found[name], bool) or found[name] < 1 for name in INSTRUMENTS):
-        raise DataError(path, f'{str(found)[:80]}', f'a whole number of at least 1 for {" and ".join(INSTRUMENTS)}')
-    return {name: found[name] for name in INSTRUMENTS}
-
-# %% ../../nbs/10_challenge/40_layout.ipynb #98a53ecd
 def planet_dir(
     root:str|Path,    # the challenge tree
     split:str,        # 'train' or 'test'
     planet_id:object, # any spelling of the id
 )->Path:
     "The folder of a planet, inside the root; it need not exist."
-    if split not in SPLITS: raise UsageError(f'split: found {split!r:.40}, wanted train or test')
-    return inside(root, split, str(parse_planet_id(planet_id)))
+    return inside(root, _split_name(split), str(parse_planet_id(planet_id)))
 
 def _visit_number(
     visit:object, # a visit
@@ -178,6 +146,7 @@ def _visit_number(
     if isinstance(visit, (int, np.integer)) and not isinstance(visit, bool) and 0 <= visit < 1000: return int(visit)
     raise UsageError(f'visit: found {visit!r:.40}, wanted a whole number from 0 on')
 
+# %% ../../nbs/10_challenge/40_layout.ipynb #284d15f1
 def signal_path(
     root:str|Path,    # the challenge tree
     split:str,        # 'train' or 'test'
@@ -189,6 +158,7 @@ def signal_path(
     name = f'{instrument_of(instrument).name}_signal_{_visit_number(visit)}.parquet'
     return inside(root, planet_dir(root, split, planet_id), name)
 
+# %% ../../nbs/10_challenge/40_layout.ipynb #d231e3c7
 def calibration_path(
     root:str|Path,      # the challenge tree
     split:str,          # 'train' or 'test'
@@ -202,14 +172,13 @@ def calibration_path(
     if name is not None and name not in MAPS: raise UsageError(f'calibration map: found {name!r:.40}, wanted one of {", ".join(MAPS)}')
     return inside(root, planet_dir(root, split, planet_id), folder, *([f'{name}.parquet'] if name else []))
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #10c42b98
+# %% ../../nbs/10_challenge/40_layout.ipynb #d55bfc5c
 def scan_planets(
     root:str|Path, # the challenge tree
     split:str,     # 'train' or 'test'
 )->tuple[list[int], list[str]]: # planet ids, ascending; folder names that are no id
     "Look at the folders of a split; raises `DataError` when there is no such folder."
-    folder = inside(root, *([split] if split in SPLITS else []))
-    if split not in SPLITS: raise UsageError(f'split: found {split!r:.40}, wanted train or test')
+    folder = inside(root, _split_name(split))
     if not folder.is_dir(): raise DataError(folder, 'no folder', f'the folder of the {split} planets', hint='check data.root')
     ids, strange = [], []
     for entry in folder.iterdir():
@@ -218,6 +187,7 @@ def scan_planets(
         (ids if sound else strange).append(int(entry.name) if sound else entry.name)
     return sorted(ids), sorted(strange)
 
+# %% ../../nbs/10_challenge/40_layout.ipynb #b37c43aa
 def list_planets(
     root:str|Path, # the challenge tree
     split:str,     # 'train' or 'test'
@@ -227,7 +197,7 @@ def list_planets(
     if strange: get_logger('challenge').warning('%s: left out %d folders that are no planet id (%s)', split, len(strange), ', '.join(strange[:5]))
     return ids
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #bc331278
+# %% ../../nbs/10_challenge/40_layout.ipynb #f08d2d15
 _PART = re.compile('(FGS1|AIRS-CH0)_(signal|calibration)_([0-9]{1,3})([.]parquet)?')
 
 def list_visits(
@@ -249,7 +219,7 @@ def list_visits(
                             f'all {len(wanted)} files of a visit')
     return visits
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #3543b082
+# %% ../../nbs/10_challenge/40_layout.ipynb #667e2f3f
 @dataclass(frozen=True, eq=False)
 class CalibrationFiles:
     "The five calibration maps of one instrument and visit: full detector, in the order of the file."
@@ -258,8 +228,10 @@ class CalibrationFiles:
     flat: np.ndarray        # (row, column) float64, relative response, about 1
     read: np.ndarray        # (row, column) float64, e- rms for each read
     linear_corr: np.ndarray # (6, row, column) float64, polynomial coefficients, ascending
+    def __repr__(self): return noun_text(self)
     def _repr_html_(self): return noun_html(self)
 
+# %% ../../nbs/10_challenge/40_layout.ipynb #dcad70ed
 def read_calibration(
     root:str|Path,        # the challenge tree
     split:str,            # 'train' or 'test'
@@ -274,7 +246,7 @@ def read_calibration(
         return read_map(calibration_path(root, split, planet_id, instrument, visit, name), shape, dtype, allow_nan)
     return CalibrationFiles(part('dark'), part('dead', bool), part('flat'), part('read'), part('linear_corr', shape=(N_COEFFICIENTS, *shape)))
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #858b410d
+# %% ../../nbs/10_challenge/40_layout.ipynb #f0b3e284
 def read_signal(
     root:str|Path,    # the challenge tree
     split:str,        # 'train' or 'test'
@@ -288,6 +260,7 @@ def read_signal(
     path, chosen = signal_path(root, split, planet_id, instrument, visit), instrument_of(instrument)
     return read_columns(path, axes.n_frames(instrument), chosen.n_pixels, np.uint16, columns)
 
+# %% ../../nbs/10_challenge/40_layout.ipynb #f05796b2
 def iter_signal_blocks(
     root:str|Path,    # the challenge tree
     split:str,        # 'train' or 'test'
@@ -296,13 +269,13 @@ def iter_signal_blocks(
     visit:int,        # 0, 1 ...
     axes:Axes,        # for the number of reads
     columns:np.ndarray|None=None, # (k,) flat pixel numbers to read; all when None
-    block_bytes:int=32 << 20,     # size of a block, bytes
+    block_bytes:int=BLOCK_BYTES,  # size of a block, bytes
 )->Iterator[tuple[slice, np.ndarray]]: # (rows of the whole, (pixel, time) uint16 C-contiguous); overwritten by the next block
     "Read the raw counts of a visit in blocks of pixels, so that the whole never lies in memory."
     path, chosen = signal_path(root, split, planet_id, instrument, visit), instrument_of(instrument)
     return iter_columns(path, axes.n_frames(instrument), chosen.n_pixels, np.uint16, columns, block_bytes)
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #b13b7740
+# %% ../../nbs/10_challenge/40_layout.ipynb #a3c60027
 @dataclass(frozen=True, eq=False)
 class Challenge:
     "A challenge tree, read in place and only when asked."
@@ -335,7 +308,7 @@ class Challenge:
     def sample(self)->SampleSubmission: return read_sample_submission(self.root)
     def signal(self, split:str, planet_id:object, instrument:str, visit:int, columns:np.ndarray|None=None)->np.ndarray:
         return read_signal(self.root, split, planet_id, instrument, visit, self.axes, columns)
-    def signal_blocks(self, split:str, planet_id:object, instrument:str, visit:int, columns:np.ndarray|None=None, block_bytes:int=32 << 20):
+    def signal_blocks(self, split:str, planet_id:object, instrument:str, visit:int, columns:np.ndarray|None=None, block_bytes:int=BLOCK_BYTES):
         return iter_signal_blocks(self.root, split, planet_id, instrument, visit, self.axes, columns, block_bytes)
     def calibration(self, split:str, planet_id:object, instrument:str, visit:int, allow_nan:bool=False)->CalibrationFiles:
         return read_calibration(self.root, split, planet_id, instrument, visit, allow_nan)

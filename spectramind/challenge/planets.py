@@ -6,35 +6,19 @@
 __all__ = ['STAR_COLUMNS', 'StarRow', 'read_stars', 'read_labels', 'SampleSubmission', 'read_sample_submission',
            'read_wavelengths']
 
-# %% ../../nbs/10_challenge/20_planets.ipynb #82e0aa30
+# %% ../../nbs/10_challenge/20_planets.ipynb #7d98a585
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from .wavelength import N_BINS, bin_columns
 from ..core.errors import DataError, UsageError
+from ..core.nouns import N_BINS, bin_columns
 from ..core.paths import inside, parse_planet_id
 from ..core.store import read_csv_rows
 
-# %% ../../nbs/10_challenge/20_planets.ipynb #7d98a585
-STAR_COLUMNS = {'Rs': 'rs', 'Ms': 'ms', 'Ts': 'ts_k', 'Mp': 'mp', 'e': 'e', 'P': 'period_d', 'sma': 'a_rs', 'i': 'inc_deg'}
-
-@dataclass(frozen=True)
-class StarRow:
-    "What the star tables say about a planet and its star; the orbit is approximate."
-    planet_id: int
-    rs: float       # stellar radius, Rsun
-    ms: float       # stellar mass, Msun
-    ts_k: float     # stellar effective temperature, K
-    mp: float       # planet mass, MJup
-    e: float        # eccentricity
-    period_d: float # orbital period, d
-    a_rs: float     # semi-major axis, stellar radii
-    inc_deg: float  # inclination, deg
-
-# %% ../../nbs/10_challenge/20_planets.ipynb #7c1f519b
+# %% ../../nbs/10_challenge/20_planets.ipynb #23586b2e
 def _number(
     text:str,    # a cell
     path:Path,   # its file
@@ -59,6 +43,7 @@ def _table(
                         f'planet_id and {", ".join(wanted[:8])}{" ..." if len(wanted) > 8 else ""}, each once; missing {", ".join(missing[:8]) or "none"}')
     return [row[index['planet_id']] for row in rows], index, rows
 
+# %% ../../nbs/10_challenge/20_planets.ipynb #d2f7325d
 def _ids(
     path:Path,        # the file, for errors
     texts:list[str],  # ids as written
@@ -73,7 +58,23 @@ def _ids(
         ids.append(planet_id)
     return ids
 
-# %% ../../nbs/10_challenge/20_planets.ipynb #1ab68568
+# %% ../../nbs/10_challenge/20_planets.ipynb #9f2ebb17
+STAR_COLUMNS = {'Rs': 'rs', 'Ms': 'ms', 'Ts': 'ts_k', 'Mp': 'mp', 'e': 'e', 'P': 'period_d', 'sma': 'a_rs', 'i': 'inc_deg'}
+
+@dataclass(frozen=True)
+class StarRow:
+    "What the star tables say about a planet and its star; the orbit is approximate."
+    planet_id: int
+    rs: float       # stellar radius, Rsun
+    ms: float       # stellar mass, Msun
+    ts_k: float     # stellar effective temperature, K
+    mp: float       # planet mass, MJup
+    e: float        # eccentricity
+    period_d: float # orbital period, d
+    a_rs: float     # semi-major axis, stellar radii
+    inc_deg: float  # inclination, deg
+
+# %% ../../nbs/10_challenge/20_planets.ipynb #9b8dcb6a
 def read_stars(
     root:str|Path,      # the challenge tree
     split:str='train',  # 'train' or 'test'
@@ -85,12 +86,12 @@ def read_stars(
     stars = {}
     for i, (planet_id, row) in enumerate(zip(_ids(path, texts), rows)):
         values = {name: _number(row[index[column]], path, f'row {i + 1}, column {column}') for column, name in STAR_COLUMNS.items()}
-        for name in ('rs', 'ms', 'ts_k', 'period_d', 'a_rs'):
-            if values[name] <= 0: raise DataError(path, f'{name} = {values[name]} for planet {planet_id}', 'a positive number')
+        if wrong := [name for name in ('rs', 'ms', 'ts_k', 'period_d', 'a_rs') if values[name] <= 0]:
+            raise DataError(path, f'{wrong[0]} = {values[wrong[0]]} for planet {planet_id}', 'a positive number')
         stars[planet_id] = StarRow(planet_id, **values)
     return stars
 
-# %% ../../nbs/10_challenge/20_planets.ipynb #23586b2e
+# %% ../../nbs/10_challenge/20_planets.ipynb #28c0ffe2
 def read_labels(
     root:str|Path,       # the challenge tree
     name:str='train.csv',# the table below it
@@ -104,7 +105,7 @@ def read_labels(
         depths[i] = [_number(row[index[column]], path, f'row {i + 1}, column {column}') for column in columns]
     return np.array(_ids(path, texts), np.int64), depths
 
-# %% ../../nbs/10_challenge/20_planets.ipynb #d2f7325d
+# %% ../../nbs/10_challenge/20_planets.ipynb #09fd13e7
 @dataclass(frozen=True)
 class SampleSubmission:
     "Header and row order that a submission has to repeat."
@@ -118,11 +119,11 @@ def read_sample_submission(
 )->SampleSubmission:
     "Read the sample submission's header and row order; raises `DataError`."
     path = inside(root, name)
-    texts, _, _ = _table(path, bin_columns('wl') + bin_columns('sigma'))
-    header, _ = read_csv_rows(path)
+    texts, index, _ = _table(path, bin_columns('wl') + bin_columns('sigma'))
+    header = list(index)
     return SampleSubmission(header, texts, _ids(path, texts))
 
-# %% ../../nbs/10_challenge/20_planets.ipynb #955546a1
+# %% ../../nbs/10_challenge/20_planets.ipynb #7fc25222
 def read_wavelengths(
     root:str|Path,             # the challenge tree
     name:str='wavelengths.csv',# the table below it

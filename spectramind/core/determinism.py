@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rng_for', 'set_seed', 'single_threaded_blas']
 
-# %% ../../nbs/00_core/40_determinism.ipynb #7ad8fa5c
+# %% ../../nbs/00_core/40_determinism.ipynb #6c9c5493
 import random
 import zlib
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from .errors import UsageError
 
-# %% ../../nbs/00_core/40_determinism.ipynb #6c9c5493
+# %% ../../nbs/00_core/40_determinism.ipynb #76fcfe2b
 def _word(
     name:str|int, # one part of a stream's name
 )->list[int]:     # unsigned 32-bit words
@@ -25,6 +25,7 @@ def _word(
         return [2, int(name) & 0xffffffff, int(name) >> 32]
     raise UsageError(f'rng_for: found {name!r:.80} as a name, wanted text or an integer from 0 to 2**64 - 1')
 
+# %% ../../nbs/00_core/40_determinism.ipynb #6bb7b9e3
 def rng_for(
     seed:int,         # the run's seed
     *names:str|int,   # what the numbers are for: 'simulate', planet id, visit ...
@@ -33,7 +34,7 @@ def rng_for(
     words = [word for name in (seed, *names) for word in _word(name)]
     return np.random.default_rng(np.random.SeedSequence(words))
 
-# %% ../../nbs/00_core/40_determinism.ipynb #77f4686f
+# %% ../../nbs/00_core/40_determinism.ipynb #3d67a42a
 def set_seed(
     seed:int, # the run's seed
 )->None:
@@ -41,6 +42,7 @@ def set_seed(
     random.seed(int(seed))
     np.random.seed(int(np.random.SeedSequence(_word(seed)).generate_state(1)[0]))
 
+# %% ../../nbs/00_core/40_determinism.ipynb #26161450
 @contextmanager
 def single_threaded_blas():
     "Within the block linear algebra runs on one thread, so that sums are taken in one order."

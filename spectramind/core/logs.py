@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROOT', 'get_logger', 'quiet', 'setup_logging', 'close_logging', 'Progress', 'progress']
 
-# %% ../../nbs/00_core/50_logs.ipynb #aa30a4fc
+# %% ../../nbs/00_core/50_logs.ipynb #d8216361
 import logging
 import logging.handlers
 import os
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-# %% ../../nbs/00_core/50_logs.ipynb #d8216361
+# %% ../../nbs/00_core/50_logs.ipynb #b416671f
 ROOT = 'spectramind'
 
 class _UtcFormatter(logging.Formatter):
@@ -32,7 +32,7 @@ def quiet()->bool: # True under pytest or with SPECTRAMIND_QUIET=1
     "Whether the console should stay silent."
     return os.environ.get('SPECTRAMIND_QUIET', '') not in ('', '0') or 'PYTEST_CURRENT_TEST' in os.environ
 
-# %% ../../nbs/00_core/50_logs.ipynb #ec358ba3
+# %% ../../nbs/00_core/50_logs.ipynb #145ace04
 def setup_logging(
     workdir:str|Path,           # logs go to workdir/logs/spectramind.log
     level:int=logging.INFO,     # of the file and the console
@@ -54,6 +54,7 @@ def setup_logging(
     logger.propagate = False
     return logger
 
+# %% ../../nbs/00_core/50_logs.ipynb #1b5c5037
 def close_logging()->None:
     "Detach and close this package's handlers."
     logger = get_logger()
@@ -61,7 +62,7 @@ def close_logging()->None:
         logger.removeHandler(handler)
         handler.close()
 
-# %% ../../nbs/00_core/50_logs.ipynb #91f5c927
+# %% ../../nbs/00_core/50_logs.ipynb #29289c09
 class Progress:
     "Counts steps; shows a bar on a terminal, a plain line every `every_s` seconds elsewhere, nothing when quiet."
     def __init__(self,
@@ -104,7 +105,7 @@ class Progress:
     def __enter__(self): return self
     def __exit__(self, *exc): self.close()
 
-# %% ../../nbs/00_core/50_logs.ipynb #b416671f
+# %% ../../nbs/00_core/50_logs.ipynb #992f057a
 def progress(
     items,               # an iterable, or the number of steps as an int, or None when unknown
     description:str='',  # what is going on

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parse_planet_id', 'inside', 'project_root', 'resource_dir']
 
-# %% ../../nbs/00_core/10_paths.ipynb #1134f2b2
+# %% ../../nbs/00_core/10_paths.ipynb #2c1bb0e6
 import os
 import re
 from pathlib import Path
@@ -14,9 +14,7 @@ import numpy as np
 
 from .errors import InternalError, UsageError
 
-# %% ../../nbs/00_core/10_paths.ipynb #2c1bb0e6
-_ID = re.compile(r'[0-9]{1,12}')
-
+# %% ../../nbs/00_core/10_paths.ipynb #d2ffac0b
 def parse_planet_id(
     value:object, # 1103775, '1103775', 1103775.0 or '1103775.0'
 )->int:           # the id as an integer
@@ -25,12 +23,12 @@ def parse_planet_id(
     if isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_)): text = str(int(value))
     elif isinstance(value, (float, np.floating)) and np.isfinite(value) and value == np.floor(value): text = str(int(value))
     elif isinstance(value, str): text = re.sub(r'\.0+\Z', '', value.strip(' '), count=1)
-    if not _ID.fullmatch(text, 0) or not text.isascii():
+    if not re.fullmatch('[0-9]{1,12}', text):
         raise UsageError(f'planet id: found {value!r:.80}, wanted one to twelve digits such as 1103775 or 1103775.0',
                          hint='check the planet_id column or the folder name this came from')
     return int(text)
 
-# %% ../../nbs/00_core/10_paths.ipynb #d00fe8a0
+# %% ../../nbs/00_core/10_paths.ipynb #74f58828
 def inside(
     root:str|Path,    # the folder that must not be left
     *parts:str|Path,  # path components below it
@@ -45,7 +43,7 @@ def inside(
                          hint='remove `..`, absolute parts and links that point elsewhere')
     return path
 
-# %% ../../nbs/00_core/10_paths.ipynb #0205297b
+# %% ../../nbs/00_core/10_paths.ipynb #0b3f1e4a
 def project_root(
     start:str|Path|None=None, # where to begin; the current folder when None
 )->Path:                      # the folder with settings.ini, or `start` itself outside of a checkout
@@ -56,7 +54,7 @@ def project_root(
         if settings.is_file() and 'lib_name = spectramind' in settings.read_text(encoding='utf-8', errors='replace'): return folder
     return here
 
-# %% ../../nbs/00_core/10_paths.ipynb #d2ffac0b
+# %% ../../nbs/00_core/10_paths.ipynb #cd2cd1fc
 def resource_dir(
     name:str,                    # 'configs' or 'schemas'
     package:str|Path|None=None,  # the installed package's folder; this one when None

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/30_detector/00_adc.ipynb #88ef946a
+# %% ../../nbs/30_detector/00_adc.ipynb #386ba5d6
 def to_electrons(
     raw:np.ndarray,               # (time, spatial, wave) uint16 counts
     gain:float,                   # counts per electron

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/30_detector/10_bad_pixels.ipynb #21b9a0a2
+# %% ../../nbs/30_detector/10_bad_pixels.ipynb #59fa6f90
 def find_hot(
     dark:np.ndarray,     # (spatial, wave) e-/s
     sigma:float=5.,      # clip beyond this many standard deviations
@@ -25,7 +25,7 @@ def find_hot(
         keep = inside
     return ~keep
 
-# %% ../../nbs/30_detector/10_bad_pixels.ipynb #1ec93f80
+# %% ../../nbs/30_detector/10_bad_pixels.ipynb #4a48cafc
 def find_bad(
     dead:np.ndarray,        # (spatial, wave) bool, True = dead
     dark:np.ndarray,        # (spatial, wave) e-/s
@@ -53,7 +53,7 @@ def find_bad(
                **{name: dict(found=int(found.sum()), switched_on=bool(switch)) for name, (found, switch) in classes.items()})
     return bad, log
 
-# %% ../../nbs/30_detector/10_bad_pixels.ipynb #59fa6f90
+# %% ../../nbs/30_detector/10_bad_pixels.ipynb #88b78d86
 def find_saturated(
     raw:np.ndarray,              # (time, spatial, wave) uint16 counts, even and odd reads alternating
     lowest:int=0, highest:int=65535, # counts at which the converter clips

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/30_detector/40_cds.ipynb #c4746b88
+# %% ../../nbs/30_detector/40_cds.ipynb #bc14ac1f
 def correlated_double_sample(
     signal:np.ndarray,            # (reads, spatial, wave) e-, even and odd reads alternating
     variance:np.ndarray,          # (reads, spatial, wave) e-^2, the part that is independent from read to read

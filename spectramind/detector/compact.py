@@ -9,7 +9,9 @@ __all__ = ['LazyArray', 'CompactVariance', 'CompactBad', 'split_bad', 'variance_
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-# %% ../../nbs/30_detector/75_compact.ipynb #e7f5f560
+from ..core.errors import UsageError
+
+# %% ../../nbs/30_detector/75_compact.ipynb #dea78b45
 def _plain(
     value:object, # anything that may hold lazy arrays
 )->object:        # the same with ordinary arrays in their place
@@ -30,7 +32,7 @@ class LazyArray(NDArrayOperatorsMixin):
         if name.startswith('_') or not hasattr(np.ndarray, name): raise AttributeError(name)
         return getattr(np.asarray(self), name)
 
-# %% ../../nbs/30_detector/75_compact.ipynb #fbfd2db6
+# %% ../../nbs/30_detector/75_compact.ipynb #90767168
 def _ranges(
     key:object,  # an index into a (time, spatial, wave) array
     shape:tuple, # its shape
@@ -53,7 +55,7 @@ def _select(
         if all(c == r if isinstance(r, int) else c in r for c, r in zip(event, ranges)):
             yield tuple(r.index(c) for c, r in zip(event, ranges) if not isinstance(r, int))
 
-# %% ../../nbs/30_detector/75_compact.ipynb #dea78b45
+# %% ../../nbs/30_detector/75_compact.ipynb #5ab8d7a2
 class CompactVariance(LazyArray):
     "max(intercept + slope*frames, intercept/2), times `inflation` at the listed samples; float32, e-^2."
     dtype = np.dtype(np.float32)
@@ -64,6 +66,8 @@ class CompactVariance(LazyArray):
         events:np.ndarray,    # (k, 3) int, (time, spatial, wave) of samples filled in time
         inflation:float=4.,   # variance factor of those samples
     ):
+        if np.shape(intercept) != frames.shape[1:] or np.shape(slope) != frames.shape[1:]:
+            raise UsageError(f'intercept {np.shape(intercept)}, slope {np.shape(slope)}: wanted {frames.shape[1:]}', hint='one value per pixel')
         self.frames, self.intercept, self.slope = frames, np.asarray(intercept, np.float32), np.asarray(slope, np.float32)
         self.events, self.inflation = np.asarray(events, np.int64).reshape(-1, 3), inflation
     @property
@@ -83,7 +87,7 @@ class CompactVariance(LazyArray):
         out[tuple(self.events.T)] *= self.inflation
         return out
 
-# %% ../../nbs/30_detector/75_compact.ipynb #90767168
+# %% ../../nbs/30_detector/75_compact.ipynb #73a7ab9c
 class CompactBad(LazyArray):
     "True for pixels bad throughout, and for the listed samples."
     dtype = np.dtype(bool)
@@ -106,7 +110,7 @@ class CompactBad(LazyArray):
         out[tuple(self.events.T)] = True
         return out
 
-# %% ../../nbs/30_detector/75_compact.ipynb #9cc536af
+# %% ../../nbs/30_detector/75_compact.ipynb #b245db7d
 def split_bad(
     bad:np.ndarray|LazyArray, # (time, spatial, wave) bool
 )->tuple:                     # static (spatial, wave) bool, events (k, 3) int sorted by (spatial, wave, time)

@@ -11,7 +11,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/30_detector/50_cosmic_rays.ipynb #1d12865b
+# %% ../../nbs/30_detector/50_cosmic_rays.ipynb #ab816c3a
 def noise_stamps(
     n:int,           # samples in time
     most:int=511,    # differences looked at
@@ -21,7 +21,7 @@ def noise_stamps(
     m -= 1 - m%2
     return (np.arange(m, dtype=np.int64)*(n - 1))//max(m, 1)
 
-# %% ../../nbs/30_detector/50_cosmic_rays.ipynb #4495f983
+# %% ../../nbs/30_detector/50_cosmic_rays.ipynb #77b47527
 def pixel_noise(
     frames:np.ndarray, # (time, spatial, wave) e-
 )->np.ndarray:         # (spatial, wave) e-, robust standard deviation of one sample
@@ -29,7 +29,7 @@ def pixel_noise(
     at = noise_stamps(len(frames))
     return np.median(np.abs(frames[at + 1] - frames[at]), axis=0)/(.6744897501960817*np.sqrt(2))
 
-# %% ../../nbs/30_detector/50_cosmic_rays.ipynb #ab816c3a
+# %% ../../nbs/30_detector/50_cosmic_rays.ipynb #93e99f74
 def running_median(
     frames:np.ndarray, # (time, ...) any unit
     half:int=5,        # neighbours on each side
@@ -41,7 +41,7 @@ def running_median(
     middle = np.median(sliding_window_view(frames, 2*half + 1, axis=0), axis=-1)
     return middle[start]
 
-# %% ../../nbs/30_detector/50_cosmic_rays.ipynb #77b47527
+# %% ../../nbs/30_detector/50_cosmic_rays.ipynb #48377669
 def drop_crowded(
     time_index:np.ndarray, # (k,) int, frame of each suspect
     most:int,              # more suspects than this in one frame: not a cosmic ray
@@ -50,7 +50,7 @@ def drop_crowded(
     if not len(time_index): return np.zeros(0, bool)
     return np.bincount(time_index)[time_index] <= most
 
-# %% ../../nbs/30_detector/50_cosmic_rays.ipynb #c0ae412f
+# %% ../../nbs/30_detector/50_cosmic_rays.ipynb #df97cf39
 def find_cosmic_rays(
     frames:np.ndarray,      # (time, spatial, wave) e-, CDS
     least_sigma:np.ndarray, # (spatial, wave) e-, noise that is there at least; inf: leave this pixel out

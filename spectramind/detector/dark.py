@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/30_detector/30_dark.ipynb #9b5f2547
+# %% ../../nbs/30_detector/30_dark.ipynb #875aea8d
 def subtract_dark(
     signal:np.ndarray,      # (time, spatial, wave) e-, reads
     dark:np.ndarray,        # (spatial, wave) e-/s

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/30_detector/60_flat.ipynb #d3c302c9
+# %% ../../nbs/30_detector/60_flat.ipynb #61aea58e
 def correct_flat(
     frames:np.ndarray,   # (time, spatial, wave) e-
     flat:np.ndarray,     # (spatial, wave) relative response

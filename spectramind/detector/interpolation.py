@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/30_detector/70_interpolation.ipynb #7b0fc873
+# %% ../../nbs/30_detector/70_interpolation.ipynb #5b4d6cc5
 def _nearest(
     good:np.ndarray, # (n,) bool along one line of the detector
     at:int,          # the bad place
@@ -40,7 +40,7 @@ def find_donors(
         for j, (place, w) in enumerate(parts): donor[i, j], weight[i, j] = place, w
     return target, donor, weight
 
-# %% ../../nbs/30_detector/70_interpolation.ipynb #067fe3ed
+# %% ../../nbs/30_detector/70_interpolation.ipynb #48e7835a
 def interpolate_pixels(
     frames:np.ndarray,   # (time, spatial, wave) e-
     variance:np.ndarray, # (time, spatial, wave) e-^2
@@ -59,7 +59,7 @@ def interpolate_pixels(
     log = dict(step='interpolation', along=list(along), pixels=len(target), without_donor=int((weight.sum(axis=1) == 0).sum()))
     return frames, variance, log
 
-# %% ../../nbs/30_detector/70_interpolation.ipynb #5b4d6cc5
+# %% ../../nbs/30_detector/70_interpolation.ipynb #f2d9182d
 def fill_values(
     rows:np.ndarray,       # (pixel, time) samples
     pixel:np.ndarray,      # (k,) int, row of each bad sample, sorted by (pixel, time)

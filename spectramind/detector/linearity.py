@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/30_detector/20_linearity.ipynb #b12c048e
+# %% ../../nbs/30_detector/20_linearity.ipynb #abce5721
 def correct_linearity(
     signal:np.ndarray,   # (time, spatial, wave) e-
     coeffs:np.ndarray,   # (order+1, spatial, wave) ascending
@@ -24,10 +24,10 @@ def correct_linearity(
     for c in coeffs[::-1]:
         slope = slope*signal + value
         value = value*signal + c
-    log = dict(step='linearity', order=len(coeffs) - 1, largest_change=float(np.max(np.abs(value - signal))))
+    log = dict(step='linearity', order=len(coeffs) - 1, largest_change=float(np.nanmax(np.abs(value - signal))))
     return value, variance*slope**2, log
 
-# %% ../../nbs/30_detector/20_linearity.ipynb #abce5721
+# %% ../../nbs/30_detector/20_linearity.ipynb #9cddf1ac
 def counts_polynomial(
     coeffs:np.ndarray, # (order+1, ...) ascending, in electrons
     gain:float,        # counts per electron
@@ -42,7 +42,7 @@ def counts_polynomial(
         out[0] += c
     return out
 
-# %% ../../nbs/30_detector/20_linearity.ipynb #4889e2a7
+# %% ../../nbs/30_detector/20_linearity.ipynb #32dc38ed
 def slope_at(
     coeffs:np.ndarray, # (order+1, ...) ascending, in electrons
     level:np.ndarray,  # (...) e-

@@ -39,7 +39,7 @@ def _styled(
     legend:bool=True,# whether to show one
 ):
     "The look all figures share: transparent, thin grid, legend above."
-    figure.update_layout(template='none', height=height, margin=dict(l=64, r=16, t=44, b=52), paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)',
+    figure.update_layout(template='none', height=height, margin=dict(l=76, r=16, t=44, b=52), paper_bgcolor='rgba(0,0,0,0)', plot_bgcolor='rgba(0,0,0,0)',
                          font=dict(family='system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif', size=13, color='#6b7280'),
                          showlegend=legend, legend=dict(orientation='h', x=0, y=1.02, yanchor='bottom', bgcolor='rgba(0,0,0,0)'), hoverlabel=dict(font=dict(size=12)))
     figure.update_xaxes(showline=True, linecolor=FAINT, gridcolor=GRID, zeroline=False, ticks='outside', tickcolor=FAINT, ticklen=4, title_standoff=8)
@@ -58,7 +58,7 @@ def show_raw_frame(
     if not frames or any(np.ndim(frame) != 2 for frame in frames.values()):
         raise UsageError(f'frames: found { {k: np.shape(v) for k, v in frames.items()} }, wanted at least one (row, column) array by instrument')
     width = np.array([max(np.shape(frame)[1], 72) for frame in frames.values()], float)
-    figure = make_subplots(1, len(frames), column_widths=list(width/width.sum()), subplot_titles=list(frames), horizontal_spacing=0.14)
+    figure = make_subplots(1, len(frames), column_widths=list(width/width.sum()), subplot_titles=list(frames), horizontal_spacing=0.16)
     for k, (name, frame) in enumerate(frames.items()):
         frame = np.asarray(frame, float)
         low, high = np.nanpercentile(frame, (0.5, 99.5))
@@ -74,10 +74,11 @@ def show_raw_frame(
 def bin_series(
     values:np.ndarray, # (time,) anything; NaN is left out
     n_bins:int,        # most bins to return
-)->np.ndarray:         # (bin,) means of equal runs; the last may be shorter
+)->np.ndarray:         # (bin,) means of equal runs; a last run shorter than half is left out
     "Average a series over equal runs of samples."
     values = np.asarray(values, float)
     step = max(1, -(-len(values)//n_bins))
+    if len(values) > step and 0 < len(values) % step < step/2: values = values[:-(len(values) % step)]
     padded = np.append(values, np.full(-len(values) % step, np.nan)).reshape(-1, step)
     count = np.isfinite(padded).sum(axis=1)
     return np.where(count > 0, np.nansum(padded, axis=1)/np.maximum(count, 1), np.nan)
@@ -105,9 +106,9 @@ def show_light_curve(
                                             showlegend=row == 1 and k == 1, hovertemplate='%{x:.3f} h<br>' + unit + '<extra></extra>'), row, k)
         figure.add_trace(go.Scatter(x=_small(bin_series(time_h, 600)), y=_small(bin_series(model, 600)), mode='lines', line=dict(color=COLOURS['red'], width=1.8), name='fit', showlegend=k == 1, hoverinfo='skip'), 1, k)
         figure.add_hline(y=0, line=dict(color=COLOURS['red'], width=1.2), row=2, col=k)
-        spread = np.nanstd(residual)
-        figure.update_yaxes(range=[-4*spread, 4*spread] if spread > 0 else None, title_text='residual (ppm)' if k == 1 else None, row=2, col=k)
-        figure.update_yaxes(title_text='relative flux' if k == 1 else None, tickformat='.4f', row=1, col=k)
+        spread = np.nanstd(bin_series(residual, max_points))
+        figure.update_yaxes(range=[-5*spread, 5*spread] if spread > 0 else None, title_text='residual (ppm)' if k == 1 else None, row=2, col=k)
+        figure.update_yaxes(title_text='relative flux' if k == 1 else None, tickformat='.3~f', row=1, col=k)
         figure.update_xaxes(title_text='time (h)', row=2, col=k)
     return _styled(figure, height).update_layout(legend_y=1.1, margin_t=64)
 
@@ -167,7 +168,7 @@ def _spectrum_axes(
     "Axis names and ranges; the range follows the bands and the truth, not noisy points."
     both = np.concatenate([mu - 2.2*sigma, mu + 2.2*sigma] + ([] if truth is None else [truth]))
     low, high = np.nanmin(both), np.nanmax(both)
-    figure.update_yaxes(range=[low - 0.05*(high - low), high + 0.05*(high - low)], row=1).update_yaxes(title_text='depth (Rp/Rs)² (ppm)', row=1, col=1)
+    figure.update_yaxes(range=[low - 0.05*(high - low), high + 0.05*(high - low)], row=1).update_yaxes(title_text='depth (Rp/Rs)² (ppm)', tickformat=',d', row=1, col=1)
     if rows == 2:
         worst = max(3.5, min(8., 1.1*float(np.nanmax(np.abs((mu - truth)/sigma)))))
         figure.update_yaxes(range=[-worst, worst], row=2).update_yaxes(title_text='error (sigma)', row=2, col=1)
@@ -183,7 +184,7 @@ def show_score(
     "The score with its parts, and the contribution of each planet."
     import plotly.graph_objects as go
     from plotly.subplots import make_subplots
-    figure = make_subplots(1, 2, column_widths=[0.32, 0.68], horizontal_spacing=0.12)
+    figure = make_subplots(1, 2, column_widths=[0.42, 0.58], horizontal_spacing=0.2)
     values = [report.total, report.fgs1, report.airs]
     figure.add_trace(go.Bar(x=['score', 'FGS1', 'AIRS'], y=values, marker=dict(color=[COLOURS['green'], COLOURS['orange'], COLOURS['blue']]), text=[f'{v:.3f}' for v in values],
                             textposition='outside', cliponaxis=False, hovertemplate='%{x}: %{y:.4f}<extra></extra>'), 1, 1)
@@ -193,7 +194,7 @@ def show_score(
     figure.add_hline(y=report.unclipped, line=dict(color=FAINT, width=1.2, dash='dash'), row=1, col=2)
     figure.update_yaxes(title_text='score (0 to 1)', range=[min(0, *values), max(1, *values)], row=1, col=1)
     figure.update_yaxes(title_text='score of the planet', row=1, col=2).update_xaxes(title_text='planets, best first', row=1, col=2)
-    return _styled(figure, height, legend=False)
+    return _styled(figure, height, legend=False).update_layout(margin_t=24)
 
 def show_coverage(
     report:ScoreReport, # from `scoring.score`
@@ -205,6 +206,6 @@ def show_coverage(
     figure = go.Figure(go.Scatter(x=[40, 100], y=[40, 100], mode='lines', line=dict(color=COLOURS['red'], width=1.2, dash='dash'), name='honest', hoverinfo='skip'))
     figure.add_trace(go.Scatter(x=nominal, y=found, mode='markers', marker=dict(size=9, color=COLOURS['green']), name='all bins, 95 % interval',
                                 error_y=dict(symmetric=False, array=[100*(c.high - c.fraction) for c in report.coverage], arrayminus=[100*(c.fraction - c.low) for c in report.coverage], color=COLOURS['green'])))
-    for name, colour, symbol in (('fgs1', 'orange', 'triangle-up'), ('airs', 'blue', 'square')):
-        figure.add_trace(go.Scatter(x=nominal, y=[100*getattr(c, name) for c in report.coverage], mode='markers', marker=dict(size=7, symbol=symbol, color=COLOURS[colour]), name=name.upper()))
-    return _styled(figure, height).update_xaxes(title_text='nominal coverage (%)', range=[40, 100]).update_yaxes(title_text='observed coverage (%)', range=[min(40, *found) - 2, 103])
+    for name, colour, symbol, shift in (('fgs1', 'orange', 'triangle-up', -0.8), ('airs', 'blue', 'square', 0.8)):
+        figure.add_trace(go.Scatter(x=[v + shift for v in nominal], y=[100*getattr(c, name) for c in report.coverage], mode='markers', marker=dict(size=7, symbol=symbol, color=COLOURS[colour]), name=name.upper()))
+    return _styled(figure, height).update_xaxes(title_text='nominal coverage (%)', range=[40, 100]).update_yaxes(title_text='observed coverage (%)', range=[min(40, *(100*c.low for c in report.coverage), *(100*c.fgs1 for c in report.coverage)) - 2, 103])

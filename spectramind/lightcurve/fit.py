@@ -84,8 +84,9 @@ def prepare_visit(
     valid = valid & usable
     level = np.where(usable, level, 1.)
     ratio = np.ones(283)
-    ratio[1:] = noise_ratio(curves.flux[:, 1:], curves.variance[:, 1:], valid[:, 1:])
-    ratio[:1] = noise_ratio(curves.flux[:, :1], curves.variance[:, :1], valid[:, :1])
+    ratio[1:] = noise_ratio(flux[:, 1:], curves.variance[:, 1:], valid[:, 1:])
+    own = curves.fgs1_valid & np.isfinite(curves.fgs1_flux) & (curves.fgs1_variance > 0)             # FGS1's own cadence has many more points to ask
+    ratio[:1] = noise_ratio(*(a[:, None] for a in (np.where(own, curves.fgs1_flux, 0.), curves.fgs1_variance, own)))
     weight = np.where(valid, level**2/np.where(valid, curves.variance*ratio, 1.), 0.)
     size = max(1, round(len(flux)/config.time_bins))
     y, w = rebin(flux/level, weight, size)
@@ -270,13 +271,14 @@ def solve_arrow(
 def gauss_newton(
     visits:list, shared:Shared, state:State, config:FitConfig,
 )->tuple:  # State at the optimum, chi2, iterations
-    "Levenberg-Marquardt on the arrow; a step that raises chi2 is damped and tried again."
+    "Levenberg-Marquardt on the arrow; a step that raises chi2 is damped and tried again, and none leaves the prior by more than 5 sigma."
     best, damping = chi2(visits, shared, state), 1e-4
+    low, high = shared.prior_mean - 5*shared.prior_sd, shared.prior_mean + 5*shared.prior_sd
     for iteration in range(config.max_iterations):
         arrow = assemble(visits, shared, state)
         for _ in range(8):
             own, step, _, _ = solve_arrow(*arrow, damping)
-            trial = State(state.level + own[:, :-1].T, np.clip(state.depth + own[:, -1], 1e-7, .25), state.theta + step)
+            trial = State(state.level + own[:, :-1].T, np.clip(state.depth + own[:, -1], 1e-7, .25), np.clip(state.theta + step, low, high))
             value = chi2(visits, shared, trial)
             if np.isfinite(value) and value <= best: break
             damping = max(10*damping, 1e-3)

@@ -31,15 +31,13 @@ def spatial_profile(
 # %% ../../nbs/40_photometry/30_airs.ipynb #e13c4cfd
 def optimal_weights(
     profile:np.ndarray,  # (spatial, wave) share of light, sum 1 along the slit
-    variance:np.ndarray, # (spatial, wave) e-^2, mean over time
+    variance:np.ndarray, # (spatial, wave) e-^2, mean over time; in bad pixels what they would have if they were good
     bad:np.ndarray,      # (spatial, wave) bool, True = never use
     share:float=.998,    # information kept; the rows that hold the rest are left out
 )->tuple[np.ndarray, np.ndarray]: # ((spatial, wave) weights, sum(weights*profile) = 1 or all 0; (wave,) share of information not lost to bad pixels)
     "Horne's weights per column, constant in time."
     usable = ~bad & (profile > 0) & np.isfinite(variance) & (variance > 0)
-    typical = np.nanmedian(np.where(usable, variance/np.maximum(profile, 1e-12), np.nan), 0)
-    safe = np.where(np.isfinite(variance) & (variance > 0), variance, typical*np.maximum(profile, 1e-12))
-    everything = np.maximum(profile, 0)**2/np.where(safe > 0, safe, np.inf)
+    everything = np.where(variance > 0, np.maximum(profile, 0)**2/np.where(variance > 0, variance, 1), 0)
     information = np.where(usable, everything, 0)
     ranked = -np.sort(-information, 0)
     enough = np.argmax(np.cumsum(ranked, 0) >= share*ranked.sum(0)*(1 - 1e-12), 0)

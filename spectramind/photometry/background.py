@@ -19,12 +19,13 @@ def regress_edge(
     white:np.ndarray,         # (time,) smooth white light curve, any unit
     pixels:np.ndarray,        # (wave,) effective number of pixels in the aperture, the sum of its weights
     usable:np.ndarray,        # (time,) bool, True = counts
+    shift:np.ndarray|None=None, # (term, time) what else moves the edge light: the pointing, mean 0
 )->tuple[np.ndarray, np.ndarray]: # ((wave,) foreground, (wave,) its standard error), e- per pixel; error inf where undecided
     "Foreground per wavelength from E = alpha*C + beta, with `white` as instrument against noise in C."
     if core.shape != edge.shape or core.shape[1:] != white.shape:
         raise UsageError(f'edge: found {edge.shape} beside core {core.shape} and white {white.shape}, wanted the same times', hint='extract both from the same frames')
     time = np.linspace(-1, 1, len(white))
-    line = np.stack([usable.astype(float), time*usable])
+    line = np.stack([np.ones_like(time), time] + ([] if shift is None else list(shift)))*usable
     z = np.where(usable, white, 0)
     z = z - np.linalg.lstsq(line.T, z, rcond=None)[0] @ line
     core_z, edge_z = core @ z, edge @ z
@@ -39,28 +40,40 @@ def regress_edge(
     return np.where(known, beta/np.where(known, scale, 1), 0.), np.where(known, error/np.where(known, scale, 1), np.inf)
 
 # %% ../../nbs/40_photometry/10_background.ipynb #2d3d4710
+def _merge(
+    estimate:np.ndarray,      # (wave,)
+    error:np.ndarray,         # (wave,)
+    wavelength_um:np.ndarray, # (wave,)
+    groups:int=32,            # at most so many groups
+)->tuple[np.ndarray, np.ndarray, np.ndarray]: # the same three, (group,)
+    "Inverse-variance means of neighbouring estimates."
+    start = np.arange(0, len(error), -(-len(error)//groups))
+    add = lambda a: np.add.reduceat(a/error**2, start)
+    weight = add(np.ones_like(error))
+    return add(estimate)/weight, weight**-.5, add(wavelength_um)/weight
+
 def smooth_foreground(
     estimate:np.ndarray,      # (wave,) e- per pixel, from `regress_edge`
     error:np.ndarray,         # (wave,) e- per pixel, inf = unknown
     wavelength_um:np.ndarray, # (wave,) um
     ceiling:np.ndarray,       # (wave,) e- per pixel, mean edge light: the foreground cannot exceed it
     length_um:float=.5,       # correlation length
-)->tuple[np.ndarray, np.ndarray, float]: # ((wave,) foreground, (wave,) standard deviation, amplitude tau), e- per pixel
-    "Posterior mean of a smooth curve with empirical-Bayes amplitude, kept between 0 and the ceiling."
+)->tuple[np.ndarray, np.ndarray]: # ((wave,) foreground, (wave,) standard deviation), e- per pixel
+    "Posterior mean of a smooth curve, averaged over its unknown amplitude, kept between 0 and the ceiling."
     ceiling = np.maximum(ceiling, 0)
     known = np.isfinite(error) & np.isfinite(estimate)
-    if not known.any(): return np.zeros(len(estimate)), ceiling/np.sqrt(12), 0.
+    if not known.any(): return np.zeros(len(estimate)), ceiling/np.sqrt(12)
     kernel = lambda a, b: .5 + .5*np.exp(-.5*((a[:, None] - b[None])/length_um)**2)
-    y, s, x = estimate[known], error[known], wavelength_um[known]
+    y, s, x = _merge(estimate[known], error[known], wavelength_um[known])
     value, vector = np.linalg.eigh(kernel(x, x)/np.outer(s, s))
-    value, turned = np.maximum(value, 0), vector.T @ (y/s)
-    top = max(float(np.max(ceiling)), 1e-6)
-    taus = np.concatenate([[0.], np.geomspace(1e-3*top, top, 60)])
-    like = [-.5*(turned**2/(1 + t*t*value) + np.log1p(t*t*value)).sum() for t in taus]
-    tau = float(taus[int(np.argmax(like))])
-    cross = kernel(wavelength_um, x)/s
-    gain = tau**2*value/(1 + tau**2*value)
-    basis = cross @ vector/np.where(value > 1e-12*value.max(), value, np.inf)
-    mean = basis @ (gain*turned)
-    spread = tau**2*(1 - (basis**2 @ (gain*value)))
-    return np.clip(mean, 0, ceiling), np.sqrt(np.maximum(spread, 0)), tau
+    value, turned = np.maximum(value, 1e-12*max(value.max(), 1e-300)), vector.T @ (y/s)
+    top = max(float(np.median(ceiling)), 1e-6)
+    grown = np.concatenate([[0.], np.geomspace(min(.1/np.sqrt(value.max()), .5*top), top, 40)])[:, None]**2*value # (tau, group) signal over noise
+    like = -.5*(turned**2/(1 + grown) + np.log1p(grown)).sum(1)
+    share = np.exp(like - like.max())
+    share /= share.sum()
+    basis = kernel(wavelength_um, x)/s @ vector/value
+    means = (grown/(1 + grown)*turned) @ basis.T                                   # (tau, wave)
+    variances = grown[:, :1]/value[0] - (grown**2/(1 + grown)) @ (basis**2).T
+    mean = share @ means
+    return np.clip(mean, 0, ceiling), np.sqrt(np.maximum(share @ (np.maximum(variances, 0) + (means - mean)**2), 0))

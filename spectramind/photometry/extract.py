@@ -16,8 +16,8 @@ from ..detector.compact import split_bad, variance_terms
 from . import airs as slit
 from . import fgs1 as sensor
 from .background import regress_edge, smooth_foreground
-from .binning import bin_edges, bin_series, fill_invalid, find_outliers, noise_report, overlap_mean
-from .jitter import decorrelate, running_mean, shift_polynomial
+from .binning import bin_edges, bin_series, fill_invalid, find_outliers, noise_report, overlap_mean, raise_variance
+from .jitter import calm_frames, decorrelate, hold_last, running_mean, shift_polynomial
 from .sums import flux_variance, pixel_means, pixel_rows, weighted_sums
 
 # %% ../../nbs/40_photometry/90_extract.ipynb #c0074c19
@@ -28,7 +28,8 @@ class PhotometryConfig:
     fgs1_time_bins: int = 6750       # most FGS1 bins of a visit
     background: str = 'regression'   # 'none' | 'regression' | 'edges'
     decorrelate: bool = True         # remove what the flux does in step with the pointing
-    jitter_order: int = 3            # highest power of the FGS1 shift
+    jitter_order: int = 4            # highest power of the FGS1 shift
+    jitter_limit_px: float = 1.      # FGS1 frames displaced further are left out, unless they are many
     highpass_s: float = 240.         # window of the running mean taken off before the fit, s
     clip_sigma: float = 6.           # outliers beyond this many sigma are left out; inf = keep all
     often_bad: float = .02           # a pixel flagged more often than this is never used
@@ -38,7 +39,7 @@ class PhotometryConfig:
     def __post_init__(self):
         if self.background not in ('none', 'regression', 'edges'):
             raise ConfigError(f"background: found {self.background!r}, wanted 'none', 'regression' or 'edges'", hint='correct the photometry settings')
-        if min(self.time_bins, self.fgs1_time_bins, self.jitter_order) < 1 or self.highpass_s <= 0 or self.clip_sigma <= 0:
+        if min(self.time_bins, self.fgs1_time_bins, self.jitter_order) < 1 or min(self.highpass_s, self.jitter_limit_px) <= 0 or self.clip_sigma <= 0:
             raise ConfigError(f'photometry: found {asdict(self)}, wanted positive bins, order, window and sigma', hint='correct the photometry settings')
 
 # %% ../../nbs/40_photometry/90_extract.ipynb #656453ce
@@ -51,8 +52,8 @@ class _Pixels:
     bad: np.ndarray       # (spatial, wave) bool, never use
     intercept: np.ndarray # (spatial, wave) e-^2
     slope: np.ndarray     # (spatial, wave) e-
-    @property
-    def variance(self): return self.intercept + self.slope*np.maximum(np.nan_to_num(self.mean), 0)
+    def variance(self, light): # (spatial, wave) e- -> e-^2
+        return self.intercept + self.slope*np.maximum(light, 0)
 
 def _sort_pixels(
     frames:Frames,   # calibrated frames
@@ -67,9 +68,11 @@ def _sort_pixels(
     rows = pixel_rows(frames.frames)
     mean, events = pixel_means(rows, np.stack([events[:, 1]*shape[2] + events[:, 2], events[:, 0]], 1))
     often = np.bincount(events[:, 0], minlength=len(rows)) > often_bad*shape[0]
-    intercept, slope = variance_terms(frames.frames, frames.variance)
-    bad = static | (often | ~np.isfinite(mean)).reshape(static.shape) | ~np.isfinite(intercept)
-    return _Pixels(rows, events[~bad.ravel()[events[:, 0]]], mean.reshape(static.shape), bad, np.asarray(intercept, float), np.asarray(slope, float))
+    intercept, slope = (np.asarray(a, float) for a in variance_terms(frames.frames, frames.variance))
+    known = np.isfinite(intercept) & np.isfinite(slope) & (intercept + slope > 0)
+    bad = static | (often | ~np.isfinite(mean)).reshape(static.shape) | ~known
+    usual = lambda a: np.where(bad, np.median(a[~bad]), a) if (~bad).any() else np.ones_like(a) # what a bad pixel would have
+    return _Pixels(rows, events[~bad.ravel()[events[:, 0]]], mean.reshape(static.shape), bad, usual(intercept), usual(slope))
 
 # %% ../../nbs/40_photometry/90_extract.ipynb #b2a85ad6
 def _window(
@@ -89,15 +92,16 @@ def _remove_foreground(
     pixels:np.ndarray,        # (wave,) sum of the aperture's weights
     wavelength_um:np.ndarray, # (wave,)
     usable:np.ndarray,        # (time,) bool
+    shift:np.ndarray,         # (term, time) px, pointing, mean 0
     choice:str,               # 'none' | 'regression' | 'edges'
 )->tuple[np.ndarray, dict]:   # flux without foreground, log
     "Estimate the foreground and take it off the flux as chosen."
     level = edge[:, usable].mean(1)
-    found, error = regress_edge(flux, edge, edge_noise, noise, white, pixels, usable)
-    smooth, spread, tau = smooth_foreground(found, error, wavelength_um, level)
+    found, error = regress_edge(flux, edge, edge_noise, noise, white, pixels, usable, shift)
+    smooth, spread = smooth_foreground(found, error, wavelength_um, level)
     taken = {'none': 0*smooth, 'edges': level, 'regression': smooth}[choice]
     rounded = lambda a: [float(f'{x:.5g}') for x in a]
-    log = dict(choice=choice, per_pixel=rounded(smooth), per_pixel_sd=rounded(spread), amplitude=tau, edge_light=rounded(level), subtracted=rounded(taken),
+    log = dict(choice=choice, per_pixel=rounded(smooth), per_pixel_sd=rounded(spread), single=rounded(found), single_error=[x if np.isfinite(x) else None for x in rounded(error)], edge_light=rounded(level), subtracted=rounded(taken),
                aperture_pixels=rounded(pixels), fraction_sd=rounded(pixels*spread/np.maximum(abs(flux[:, usable].mean(1)), 1e-9)))
     return flux - (pixels*taken)[:, None], log
 
@@ -109,10 +113,10 @@ def _extract_fgs1(
     "Flux and centroid of every FGS1 frame."
     px = _sort_pixels(frames, config.often_bad)
     image = np.maximum(sensor.fill_holes(px.mean, px.bad), 0)
-    profile = image/image.sum()
-    weights = sensor.aperture_weights(profile, px.variance, px.bad)
-    rows, _ = sensor.template_weights(sensor.psf_templates(profile), px.variance, px.bad | (profile < 1e-4))
-    edge = sensor.edge_weights(profile, px.variance, px.bad)
+    profile, noise_map = image/image.sum(), px.variance(image)
+    weights = sensor.aperture_weights(profile, noise_map, px.bad)
+    rows, _ = sensor.template_weights(sensor.psf_templates(profile), noise_map, px.bad | (profile < 1e-4))
+    edge = sensor.edge_weights(profile, noise_map, px.bad)
     table = np.concatenate([weights[None], edge[None], rows[[0, 2, 3, 4, 5, 6]]]).reshape(8, -1)
     used = np.flatnonzero(table.any(0))
     share = profile.ravel()[used]
@@ -124,16 +128,21 @@ def _extract_fgs1(
     noise = lambda f: flux_variance(table[:1, used], share[None], px.intercept.reshape(1, -1)[:, used], px.slope.reshape(1, -1)[:, used], running_mean(f, window), lost)
     variance = noise(whole)
     valid = np.isfinite(flux) & (lost < .5)
-    outlier = find_outliers(flux, variance*4, valid, config.clip_sigma)
-    still = (abs(moved[:2] - np.median(moved[:2], 1, keepdims=True)) < 3).all(0)
-    valid &= ~outlier & still
+    outlier = find_outliers(flux, variance, valid, 3*config.clip_sigma)
+    still = (abs(moved[:2] - np.median(moved[:2], 1, keepdims=True)) < config.jitter_limit_px).all(0)
+    valid &= ~outlier & (still if still.mean() > .8 else True)
     pixels, before = weights.sum(keepdims=True).ravel(), noise_report(flux[0], variance[0], valid[0])
-    white = running_mean(np.where(valid, flux, running_mean(whole, window)), window)[0]
-    edge_noise = (table[1]**2*px.variance.ravel())[used].sum(keepdims=True)
-    flux, foreground = _remove_foreground(whole, light, variance.mean(1), edge_noise, white, pixels, np.array([.7]), valid[0], config.background)
+    white_seen = hold_last(flux, valid)[0]
+    white = running_mean(white_seen, window)
+    edge_noise = (table[1]**2*noise_map.ravel())[used].sum(keepdims=True)
+    flux, foreground = _remove_foreground(whole, light, variance.mean(1), edge_noise, white, pixels, np.array([.7]), valid[0],
+                                          shift_polynomial(moved[:2], 2), config.background)
     if config.decorrelate:
-        flux, _ = decorrelate(flux, valid, shift_polynomial(moved[:2], config.jitter_order, moved[2:]), window)
+        flux, _ = decorrelate(flux, valid, shift_polynomial(moved[:2], config.jitter_order, moved[2:]), window,
+                              calm=calm_frames(white_seen, variance[0], window))
         valid &= ~find_outliers(flux, variance, valid, config.clip_sigma)
+    held = hold_last(flux, valid)
+    variance[0] = raise_variance(held[0], running_mean(held, window)[0], variance[0], valid[0], window)
     centre = sensor.image_centroid(profile)
     core = profile > .02*profile.max()
     log = dict(aperture_pixels=int((weights > 0).sum()), dead_core=float((profile*(px.bad & core)).sum()), bad_pixels=int(px.bad.sum()), events=len(px.events),
@@ -151,10 +160,12 @@ def _extract_airs(
     spatial, waves = px.mean.shape
     profile = np.maximum(slit.spatial_profile(px.mean, px.bad), 0)
     profile /= np.maximum(profile.sum(0), 1e-300)
-    weights, left = slit.optimal_weights(profile, px.variance, px.bad)
-    light = (weights*np.where(px.bad, 0, px.mean)).sum(0)
-    rows, share = slit.slit_weights(slit.slit_templates(profile), px.variance, px.bad, light)
-    edge = slit.edge_rows(profile, px.variance, px.bad)
+    seen = np.where(px.bad, 0, px.mean)
+    light = seen.sum(0)/np.maximum(np.where(px.bad, 0, profile).sum(0), 1e-3)
+    noise_map = px.variance(profile*light)
+    weights, left = slit.optimal_weights(profile, noise_map, px.bad)
+    rows, share = slit.slit_weights(slit.slit_templates(profile), noise_map, px.bad, light)
+    edge = slit.edge_rows(profile, noise_map, px.bad)
     table = np.moveaxis(np.concatenate([weights[None], edge[None], rows]), -1, 0) # (wave, 4, spatial)
     index = np.arange(spatial*waves).reshape(spatial, waves).T
     index = np.where(table.any(1), index, -1)
@@ -164,19 +175,25 @@ def _extract_airs(
     whole = fill_invalid(flux, np.isfinite(flux))
     variance = flux_variance(table[:, 0], profile.T, px.intercept.T, px.slope.T, running_mean(whole, window), lost)
     valid = np.isfinite(flux) & (lost < .5) & (weights.any(0) & (left > .2))[:, None]
-    valid &= ~find_outliers(flux, variance, valid, config.clip_sigma)
+    valid &= ~find_outliers(flux, variance, valid, 3*config.clip_sigma)
     counted = valid.mean(1) > .5
     white = whole[counted].sum(0)
     white_noise = np.where(np.isfinite(variance), variance, 0)[counted].sum(0)
-    broken = find_outliers(white[None], white_noise[None], np.ones((1, len(white)), bool), config.clip_sigma)[0]
+    every = np.ones((1, len(white)), bool)
+    broken = find_outliers(white[None], white_noise[None], every, 3*config.clip_sigma)[0]
     valid &= ~broken
-    relative = np.where(broken, running_mean(white, window), white)/white.mean()
-    edge_noise = (edge**2*np.where(px.bad, 0, px.variance)).sum(0)
+    white = hold_last(white[None], ~broken[None])[0]
+    relative = white/white.mean()
+    edge_noise = (edge**2*noise_map).sum(0)
+    moved = np.einsum('wkt,kw->kt', np.nan_to_num(sums[:, 2:]), share/np.where(light > 0, light, np.inf))/np.where(relative == 0, 1, relative)
     total_before = noise_report(white, white_noise, ~broken)
     flux, foreground = _remove_foreground(whole, light_edge, np.where(np.isfinite(variance), variance, 0).mean(1), edge_noise, running_mean(relative, window),
-                                          weights.sum(0), frames.wavelength_um, ~broken, config.background)
-    moved = np.einsum('wkt,kw->kt', np.nan_to_num(sums[:, 2:]), share/np.where(light > 0, light, np.inf))/np.where(relative == 0, 1, relative)
-    if config.decorrelate: flux, _ = decorrelate(flux, valid, shift_polynomial(moved[:1], 2, moved[1:]), window)
+                                          weights.sum(0), frames.wavelength_um, ~broken, shift_polynomial(moved[:1], 1), config.background)
+    if config.decorrelate:
+        flux, _ = decorrelate(flux, valid, shift_polynomial(moved[:1], 2, moved[1:]), window, calm=calm_frames(white, white_noise, window))
+    valid &= ~find_outliers(flux, variance, valid, config.clip_sigma)
+    broken |= find_outliers(flux[counted].sum(0)[None], white_noise[None], every, config.clip_sigma)[0]
+    valid &= ~broken
     after = noise_report(flux[counted].sum(0), white_noise, ~broken)
     each = [noise_report(f, v, g)['ratio'] for f, v, g in zip(flux[::10], variance[::10], valid[::10])]
     centre = slit.trace_centre(profile)

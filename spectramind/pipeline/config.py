@@ -62,6 +62,7 @@ class Calib:
     steps:CalibConfig = field(default_factory=CalibConfig)
     def __post_init__(self):
         if self.frame_bins < 1: raise ValueError(f'frame_bins: found {self.frame_bins}, wanted 1 or more')
+        if self.steps.coadds != 1: raise ValueError(f'steps.coadds: found {self.steps.coadds}, wanted it left alone: every tree says how many ramps its frames average (coadds.json)')
 
 @dataclass
 class Predict:

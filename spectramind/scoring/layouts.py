@@ -8,6 +8,7 @@ __all__ = ['LAYOUTS', 'columns_of', 'Faults', 'Table', 'detect_layout', 'parse_c
 # %% ../../nbs/55_scoring/10_layouts.ipynb #04636397
 import csv
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -206,9 +207,9 @@ def _vector(
         faults.add(f'{where}, {part}', f'{len(values)} values' if isinstance(values, list) else type(values).__name__, f'a list of {N_BINS} numbers')
         return found
     for k, value in enumerate(values):
-        number = value if type(value) in (int, float) and abs(value) < 1e300 else np.nan
-        if number != number: faults.add(f'{where}, {part}[{k}]', _short(json.dumps(value)), 'a finite number')
-        found[k] = number
+        number = value if type(value) is float else float(value) if type(value) is int and abs(value) < 10**300 else np.nan
+        if not math.isfinite(number): faults.add(f'{where}, {part}[{k}]', _short(json.dumps(value)[:80]), 'a finite number')
+        found[k] = number if math.isfinite(number) else np.nan
     return found
 
 # %% ../../nbs/55_scoring/10_layouts.ipynb #0ffb524c

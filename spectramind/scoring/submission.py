@@ -25,7 +25,7 @@ from ..core.errors import DataError, SchemaError, UsageError
 from ..core.nouns import Spectra
 from ..core.paths import parse_planet_id, resource_dir
 from ..core.store import json_text, sha256_file, write_bytes, write_json
-from .layouts import LAYOUTS, Faults, Table, check_table, columns_of, parse_csv, parse_json
+from .layouts import Faults, Table, check_table, columns_of, parse_csv, parse_json
 from .score import AIRS_IDEAL, FGS1_IDEAL
 
 # %% ../../nbs/55_scoring/20_submission.ipynb #187487c7

@@ -9,6 +9,7 @@ __all__ = ['HC_K_UM', 'OVERSAMPLE', 'ROWS', 'STEP_S', 'CALM_S', 'POINTING_RMS', 
 
 # %% ../../nbs/20_simulate/20_scene.ipynb #f8f1e5b0
 from dataclasses import dataclass
+from math import factorial
 
 import numpy as np
 from scipy.interpolate import PchipInterpolator
@@ -24,11 +25,11 @@ HC_K_UM = 14387.77 # h c / k, um K
 def planck_photons(
     wavelength_um:np.ndarray, # (wave,) um
     ts_k:float,               # effective temperature, K
-)->np.ndarray:                # (wave,) photon rate per wavelength, relative to 5800 K at 2.5 um
-    "Photon emission of a black body per unit wavelength, relative."
+)->np.ndarray:                # (wave,) photon rate per wavelength, 1 at 2.5 um
+    "Photon emission of a black body per unit wavelength, relative to 2.5 um."
     wavelength_um = np.asarray(wavelength_um, np.float64)
     def shape(um, kelvin): return um**-4/np.expm1(HC_K_UM/(um*kelvin))
-    return shape(wavelength_um, ts_k)/shape(2.5, 5800.)
+    return shape(wavelength_um, ts_k)/shape(2.5, ts_k)
 
 # %% ../../nbs/20_simulate/20_scene.ipynb #8f73b90d
 # e- per 4.5 s and column for one measured star (4,798 K), summed over rows; public measurements of the challenge's files
@@ -36,7 +37,7 @@ _ANCHOR_UM = np.array([1.60, 1.70, 1.75, 1.83, 1.92, 1.95, 2.00, 2.07, 2.15, 2.2
                        3.18, 3.30, 3.41, 3.52, 3.62, 3.72, 3.82, 3.895, 4.00, 4.10])
 _ANCHOR_E = 1e3*np.array([15., 29., 37., 47., 62.7, 98., 122., 139., 137., 131.1, 97.7, 82.6, 73.0, 63.6, 47.4, 38.7,
                           36.3, 31.7, 28.2, 25.1, 22.5, 19.4, 13.2, 5.5, .33, .03])
-_ANCHOR_TS_K, _ANCHOR_WHITE, _ANCHOR_FGS1 = 4798., 1.626e7, 2.21e5 # K; e- per 4.5 s in the scored columns; e- per 0.1 s
+_ANCHOR_TS_K, _ANCHOR_FGS1 = 4798., 2.21e5 # K; e- per 0.1 s in FGS1
 
 def nominal_throughput(
     wavelength_um:np.ndarray, # (wave,) um
@@ -47,7 +48,7 @@ def nominal_throughput(
     airs = np.exp(curve(np.clip(wavelength_um, _ANCHOR_UM[0], _ANCHOR_UM[-1])))
     return np.where(wavelength_um < 1., _ANCHOR_FGS1/0.1, airs)/planck_photons(wavelength_um, _ANCHOR_TS_K)
 
-# %% ../../nbs/20_simulate/20_scene.ipynb #b79b9323
+# %% ../../nbs/20_simulate/20_scene.ipynb #22a4b8b8
 OVERSAMPLE = 8  # fine samples in a pixel, along each axis
 ROWS = 32       # rows of both detectors
 
@@ -60,7 +61,7 @@ class Optics:
     psf: np.ndarray            # AIRS (256, 356): row profile of each column, sum 1; FGS1 (256, 256): image, sum 1
     foreground: np.ndarray     # (wave,) e-/s and pixel, typical
 
-# %% ../../nbs/20_simulate/20_scene.ipynb #22a4b8b8
+# %% ../../nbs/20_simulate/20_scene.ipynb #6afe3789
 def _zernikes(
     r:np.ndarray, # radius in the pupil, 0 to 1
     a:np.ndarray, # azimuth, rad
@@ -72,7 +73,7 @@ def _zernikes(
 def fgs1_psf(
     rng:np.random.Generator, # draws the aberrations
     trefoil:float=.17,       # waves rms at 0.7 um
-    other:float=.045,        # waves rms of each other aberration
+    other:float=.035,        # waves rms of each other aberration
     pitch:float=1.2,         # pixels per lambda/D at 0.7 um along the long side of the elliptical mirror
 )->np.ndarray:               # (256, 256) sum 1
     "The finely sampled image of a star in FGS1."
@@ -87,9 +88,10 @@ def fgs1_psf(
         pupil = .5*(1 - np.tanh((r - 1)/.04))*np.exp(2j*np.pi*phase)
         spot = np.abs(np.fft.ifft2(pupil))**2
         image = image + spot/spot.sum()
-    image = np.fft.fftshift(image)
-    centre = rng.uniform(-.4, .4, 2)
-    return shift_fine(image/image.sum(), *centre)
+    image = np.fft.fftshift(image)/image.sum()
+    place = (np.arange(ROWS*OVERSAMPLE) + .5)/OVERSAMPLE - .5
+    centre = np.array([place @ image.sum(1), place @ image.sum(0)])
+    return shift_fine(image, *(np.array([15.36, 15.32]) + rng.uniform(-.3, .3, 2) - centre))
 
 def shift_fine(
     image:np.ndarray, # (fine row, fine column or wave)
@@ -110,7 +112,7 @@ def bin_pixels(
     rows = image.reshape(ROWS, OVERSAMPLE, -1).sum(1)
     return rows.reshape(ROWS, ROWS, OVERSAMPLE).sum(2) if image.shape[1] == ROWS*OVERSAMPLE else rows
 
-# %% ../../nbs/20_simulate/20_scene.ipynb #6afe3789
+# %% ../../nbs/20_simulate/20_scene.ipynb #fcf0fc46
 def airs_profile(
     rng:np.random.Generator,  # draws lobes, centre and tilt
     wavelength_um:np.ndarray, # (wave,) um
@@ -129,7 +131,7 @@ def airs_profile(
     profile = (1 - outside)*bell(x, width) + wing + lobes
     return profile/profile.sum(0)
 
-# %% ../../nbs/20_simulate/20_scene.ipynb #54558a20
+# %% ../../nbs/20_simulate/20_scene.ipynb #39bcdb6d
 def draw_optics(
     instrument:str, # 'FGS1' | 'AIRS-CH0'
     seed:int,       # the instrument's seed
@@ -155,7 +157,7 @@ def stellar_rate(
     "Electrons per second that a star gives, before the flat field."
     return brightness*optics.throughput*planck_photons(optics.wavelength_um, ts_k)
 
-# %% ../../nbs/20_simulate/20_scene.ipynb #127a27a6
+# %% ../../nbs/20_simulate/20_scene.ipynb #9899ee38
 def taylor_powers(
     order:int, # 2 or more
 )->list[tuple[int, int]]: # powers of the shift along rows and along columns
@@ -169,7 +171,6 @@ def taylor_images(
     order:int,           # of the series
 )->np.ndarray:           # (term, 32, wave or 32) e-/s and pixel, per px**power
     "How the light in each pixel depends on a small shift of the image: the terms of its Taylor series."
-    from math import factorial
     terms, (n_row, n_column) = [], optics.psf.shape
     def slope(n, power): return (-2j*np.pi*np.fft.fftfreq(n, 1/OVERSAMPLE))**power/factorial(power)
     airs = optics.instrument != 'FGS1'
@@ -177,13 +178,13 @@ def taylor_images(
     for i, j in taylor_powers(order):
         part = np.real(np.fft.ifft(transform*slope(n_row, i)[:, None], axis=0))
         if airs:
-            for _ in range(j): part = -np.gradient(part, axis=1)
+            for _ in range(j): part = -np.gradient(part, axis=1) # px per column
             part = part/factorial(j)
         elif j: part = np.real(np.fft.ifft(np.fft.fft(part, axis=1)*slope(n_column, j)[None, :], axis=1))
         terms.append(bin_pixels(part*response))
     return np.stack(terms)
 
-# %% ../../nbs/20_simulate/20_scene.ipynb #fcf0fc46
+# %% ../../nbs/20_simulate/20_scene.ipynb #c517cf6f
 STEP_S, CALM_S = .1, .4366  # s: sampling of the pointing, and its memory (lag-1 correlation .4 after 0.4 s)
 POINTING_RMS = (.111, .092) # FGS1 px, along rows and columns, per 0.1 s
 AIRS_SCALE = (.29, .17)     # AIRS px per FGS1 px: along the slit, along the dispersion
@@ -203,8 +204,8 @@ def draw_pointing(
     for _ in range(bursts):
         length = int(rng.uniform(60, 400)/STEP_S)
         first = int(rng.uniform(0, max(1, n_steps - length)))
-        gain[first:first + length] *= rng.uniform(2.5, 5)
-    return series*gain*np.array(rms)[:, None]
+        gain[first:first + length] = rng.uniform(1.8, 2.8)
+    return np.clip(series*gain, -6, 6)*np.array(rms)[:, None]
 
 def shift_moments(
     pointing:np.ndarray,  # (2, step) px at 0.1 s
@@ -223,7 +224,7 @@ def shift_moments(
         moments[1, k] = power[..., 1:1 + exposure_steps].mean((-2, -1))
     return moments
 
-# %% ../../nbs/20_simulate/20_scene.ipynb #2d5b3e88
+# %% ../../nbs/20_simulate/20_scene.ipynb #3eee6103
 def draw_drift(
     rng:np.random.Generator, # draws the coefficients
     x:np.ndarray,            # (time,) 0 to 1 over the visit

@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 
 from spectramind.core.nouns import Frames
+from spectramind.detector.compact import CompactBad, CompactVariance
 
 READ = 13*np.sqrt(2.)
 BLOBS = ((0., 0., .50, 1.15), (1.6, -1.5, .27, 1.1), (-1.3, 1.9, .16, 1.4), (.3, .2, .07, 5.))
@@ -60,7 +61,7 @@ def jitter(rng, n, sigma, correlation=.4, slow=0.):
 
 
 def make_visit(seed=1, n_airs=281, n_fgs1=2700, waves=282, depth=.015, fgs1_depth=None, noise=True, coadds=(1, 1), foreground=(3., 3.),
-               dead=True, dead_core=False, response=.05, drift=5e-4, jitter_px=(.1, .013), slow=.05, cosmics=True, light=1., pixel_major=True):
+               dead=True, dead_core=False, response=.05, drift=5e-4, jitter_px=(.1, .013), slow=.05, cosmics=True, light=1., pixel_major=True, burst=0.):
     "Two `Frames` and the truth. `coadds` divides photon, read and jitter variance (FGS1, AIRS)."
     rng = np.random.default_rng(seed)
     wavelength = np.linspace(1.95, 3.9, waves)
@@ -75,6 +76,8 @@ def make_visit(seed=1, n_airs=281, n_fgs1=2700, waves=282, depth=.015, fgs1_dept
 
     shift_f = np.stack([jitter(rng, n_fgs1, jitter_px[0]/np.sqrt(coadds[0]), slow=slow), jitter(rng, n_fgs1, jitter_px[0]/np.sqrt(coadds[0]), slow=-slow)])
     shift_a = jitter(rng, n_airs, jitter_px[1]/np.sqrt(coadds[1]), slow=.1*slow)
+    if burst:  # twenty minutes of much larger motion, in the middle of the transit
+        for shift, time in [(shift_f, time_f), (shift_a, time_a)]: shift[..., abs(time - 3.5) < 1/6] *= burst
     out = []
     for name, shape, n, m in [('FGS1', (32, 32), n_fgs1, coadds[0]), ('AIRS-CH0', (32, waves), n_airs, coadds[1])]:
         cube = np.zeros((*shape, n), np.float32)
@@ -96,27 +99,15 @@ def make_visit(seed=1, n_airs=281, n_fgs1=2700, waves=282, depth=.015, fgs1_dept
             else: bad[16, ::25] = True
         elif name == 'FGS1': bad[10:22, 10:22] = False
         cube[bad] = 0
-        flags = np.broadcast_to(bad, (n, *shape))
-        if cosmics:
-            flags = np.array(np.broadcast_to(bad[..., None], (*shape, n)))
-            for _ in range(12):
-                hit = tuple(int(rng.integers(0, k)) for k in (32, shape[1], n))
-                cube[hit] += 8e4
-                flags[hit] = True
-            flags = np.moveaxis(flags, -1, 0)
-        frames = np.moveaxis(cube, -1, 0)
-        if not pixel_major: frames, flags = np.ascontiguousarray(frames), np.ascontiguousarray(flags)
-        variance = np.broadcast_to((intercept + slope*np.maximum(cube.mean(-1), 0)).astype(np.float32), frames.shape)
-        variance = _variance(frames, intercept, slope)
+        hits = np.array([[int(rng.integers(0, k)) for k in (n, 32, shape[1])] for _ in range(12 if cosmics else 0)]).reshape(-1, 3)
+        for t, i, j in hits: cube[i, j, t] += 8e4
+        frames, flags = np.moveaxis(cube, -1, 0), CompactBad(n, bad, hits)
+        if not pixel_major: frames, flags = np.ascontiguousarray(frames), np.asarray(flags)
+        variance = CompactVariance(frames, intercept, slope, np.zeros((0, 3), np.int64))
         time, exposure = (time_f, .1) if name == 'FGS1' else (time_a, 4.5)
         out.append(Frames(name, frames, variance, flags, time, np.full(n, exposure), np.array([]) if name == 'FGS1' else wavelength, {}))
     truth = dict(depths=depths, star=star, lights=lights, flux_fgs1=flux_f, shift_fgs1=shift_f, shift_airs=shift_a, foreground=veil, curve=curve, wavelength=wavelength)
     return out[0], out[1], truth
-
-
-def _variance(frames, intercept, slope):
-    from spectramind.detector.compact import CompactVariance
-    return CompactVariance(frames, intercept, slope, np.zeros((0, 3), np.int64))
 
 
 def box_depth(flux, variance, valid, time_h, t0_h=3.75, half_h=1.6, ingress_h=.25, darkening=.25):
@@ -129,11 +120,6 @@ def box_depth(flux, variance, valid, time_h, t0_h=3.75, half_h=1.6, ingress_h=.2
             depth.append(np.nan); error.append(np.inf)
             continue
         base = np.stack([np.ones_like(x), x, x*x], 1)
-        scale = f[g].mean()
-        for _ in range(3):  # the drift multiplies the transit
-            out = g & (shape == 0)
-            drift = base @ np.linalg.lstsq(base[g]*(1 - (depth[-1] if False else 0)*shape[g, None]), f[g], rcond=None)[0] if False else None
-            break
         design = np.concatenate([base, -base[:, :1]*shape[:, None]], 1)
         w = 1/np.sqrt(v[g])
         coef = np.linalg.lstsq(design[g]*w[:, None], f[g]*w, rcond=None)[0]
