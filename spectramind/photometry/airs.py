@@ -73,7 +73,7 @@ def slit_weights(
     outer = scale[:, :, None]*scale[:, None, :]
     covariance = np.linalg.pinv(normal/outer, rcond=1e-8, hermitian=True)/outer
     rows = np.moveaxis(covariance @ (design*inverse), 0, -1)[2:]       # (2, spatial, wave)
-    spread = np.stack([covariance[:, 2, 2], covariance[:, 3, 3]])/np.maximum(light, 1e-300)**2
+    spread = np.stack([covariance[:, 2, 2], covariance[:, 3, 3]])/np.where(light > 0, light, np.inf)**2
     share = np.where((light > 0) & (spread > 0) & (good.sum(0) >= 8), 1/np.maximum(spread, 1e-300), 0)
     return rows, share/np.maximum(share.sum(1, keepdims=True), 1e-300)
 

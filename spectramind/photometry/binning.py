@@ -40,8 +40,10 @@ def find_outliers(
     "Samples far from the running median of their neighbours."
     usable = valid & np.isfinite(flux)
     if flux.shape[1] < 2*half + 1 or not np.isfinite(sigma): return np.zeros(flux.shape, bool)
-    last = np.maximum.accumulate(np.where(usable, np.arange(flux.shape[1]), 0), axis=1)
-    distance = _distance(np.ascontiguousarray(np.nan_to_num(np.take_along_axis(flux, last, 1))), half)
+    if not usable.all(): # repeat the last good sample over gaps
+        last = np.maximum.accumulate(np.where(usable, np.arange(flux.shape[1]), usable.argmax(1)[:, None]), axis=1)
+        flux = np.nan_to_num(np.take_along_axis(flux, last, 1))
+    distance = _distance(np.ascontiguousarray(flux), half)
     seen = 1.4826*np.median(abs(distance), axis=1, keepdims=True)
     return usable & (abs(distance) > sigma*np.maximum(seen, np.sqrt(np.where(np.isfinite(variance), variance, 0))))
 
@@ -140,6 +142,7 @@ def noise_report(
         bend = 2*series[1:-1] - series[:-2] - series[2:]
         return 1.4826*np.median(abs(bend - np.median(bend)))/np.sqrt(6)
     expected = np.sqrt(variance[good].mean())
+    if level == 0 or expected == 0: return dict(rms_ppm=None, expected_ppm=None, ratio=None, red_ppm=None)
     means = f[:len(f)//group*group].reshape(-1, group).mean(1)
     white = scatter(f)
     ppm = 1e6/abs(level)

@@ -16,7 +16,7 @@ from ..detector.compact import split_bad, variance_terms
 from . import airs as slit
 from . import fgs1 as sensor
 from .background import regress_edge, smooth_foreground
-from .binning import bin_edges, bin_series, fill_invalid, find_outliers, noise_report, overlap_mean, raise_variance
+from .binning import bin_edges, bin_series, find_outliers, noise_report, overlap_mean, raise_variance
 from .jitter import calm_frames, decorrelate, hold_last, running_mean, shift_polynomial
 from .sums import flux_variance, pixel_means, pixel_rows, weighted_sums
 
@@ -121,10 +121,10 @@ def _extract_fgs1(
     used = np.flatnonzero(table.any(0))
     share = profile.ravel()[used]
     sums, lost = weighted_sums(px.rows, px.events, used[None], table[None, :, used], share[None])
-    flux, light, total, moved = sums[:, 0], sums[:, 1], sums[0, 2], sums[0, 3:]/np.where(sums[0, 2] == 0, np.nan, sums[0, 2])
-    moved = fill_invalid(moved, np.isfinite(moved))
+    flux, light, moved = sums[:, 0], hold_last(sums[:, 1], np.isfinite(sums[:, 1])), sums[0, 3:]/np.where(sums[0, 2] == 0, np.nan, sums[0, 2])
+    moved = hold_last(moved, np.isfinite(moved))
     window = _window(frames.time_h, config.highpass_s)
-    whole = fill_invalid(flux, np.isfinite(flux))
+    whole = hold_last(flux, np.isfinite(flux))
     noise = lambda f: flux_variance(table[:1, used], share[None], px.intercept.reshape(1, -1)[:, used], px.slope.reshape(1, -1)[:, used], running_mean(f, window), lost)
     variance = noise(whole)
     valid = np.isfinite(flux) & (lost < .5)
@@ -170,9 +170,9 @@ def _extract_airs(
     index = np.arange(spatial*waves).reshape(spatial, waves).T
     index = np.where(table.any(1), index, -1)
     sums, lost = weighted_sums(px.rows, px.events, index, table, profile.T)
-    flux, light_edge = np.ascontiguousarray(sums[:, 0]), np.ascontiguousarray(sums[:, 1])
+    flux, light_edge = np.ascontiguousarray(sums[:, 0]), hold_last(np.ascontiguousarray(sums[:, 1]), np.isfinite(sums[:, 1]))
     window = _window(frames.time_h, config.highpass_s)
-    whole = fill_invalid(flux, np.isfinite(flux))
+    whole = hold_last(flux, np.isfinite(flux))
     variance = flux_variance(table[:, 0], profile.T, px.intercept.T, px.slope.T, running_mean(whole, window), lost)
     valid = np.isfinite(flux) & (lost < .5) & (weights.any(0) & (left > .2))[:, None]
     valid &= ~find_outliers(flux, variance, valid, 3*config.clip_sigma)

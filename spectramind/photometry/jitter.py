@@ -84,9 +84,9 @@ def hold_last(
     flux:np.ndarray,  # (group, time) any unit
     valid:np.ndarray, # (group, time) bool, True = counts
 )->np.ndarray:        # (group, time)
-    "Repeat the last valid sample over gaps (0 before the first)."
+    "Repeat the last valid sample over gaps, and the first one before it; 0 where nothing is valid."
     if valid.all(): return flux
-    last = np.maximum.accumulate(np.where(valid, np.arange(flux.shape[1]), 0), axis=1)
+    last = np.maximum.accumulate(np.where(valid, np.arange(flux.shape[1]), valid.argmax(1)[:, None]), axis=1)
     return np.nan_to_num(np.take_along_axis(np.where(valid, flux, 0), last, 1))
 
 def decorrelate(

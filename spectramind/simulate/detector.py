@@ -16,7 +16,7 @@ from ..core.determinism import rng_for
 from ..core.errors import UsageError
 from ..challenge.layout import CalibrationFiles, INSTRUMENTS
 
-# %% ../../nbs/20_simulate/30_detector.ipynb #75c9f40b
+# %% ../../nbs/20_simulate/30_detector.ipynb #ab1ac2bb
 OVERSAMPLE = 8                 # fine samples in a pixel, as in the scene
 FULL_WELL = 1e5                # e-: a cosmic ray fills the pixel up to here
 ADC_GAIN, ADC_OFFSET = .4369, -1000. # counts per e-, and e-: e- = raw/gain + offset
@@ -30,26 +30,49 @@ class Maps:
     flat: np.ndarray         # (row, column) true
     response: np.ndarray     # (256, 256) or (256, 356) sub-pixel response, mean 1 in each pixel
 
-# %% ../../nbs/20_simulate/30_detector.ipynb #12f82fba
-def _dark(rng, shape, level, hot_fraction, hottest):
+# %% ../../nbs/20_simulate/30_detector.ipynb #e91e6d86
+def _dark(
+    rng:np.random.Generator, # draws the map
+    shape:tuple,             # (row, column)
+    level:float,             # e-/s of an ordinary pixel
+    hot_fraction:float,      # share of hot pixels
+    hottest:float,           # e-/s
+)->np.ndarray:               # (row, column) e-/s
     "Dark current: a common level, and a few hot pixels spread evenly in the logarithm."
     dark = level*(1 + .06*rng.standard_normal(shape))
     hot = rng.random(shape) < hot_fraction
     return np.where(hot, np.exp(rng.uniform(np.log(.03), np.log(hottest), shape)), dark)
 
-def _read(rng, shape, floor):
+def _read(
+    rng:np.random.Generator, # draws the map
+    shape:tuple,             # (row, column)
+    floor:float,             # e- rms of the quietest pixels
+)->np.ndarray:               # (row, column) e- rms for each read
     "Read noise: a narrow core at 13 e- and a long tail of noisy pixels."
     z = rng.standard_normal(shape)
-    return np.minimum(floor + np.exp(.12 + .6*z + .2*np.maximum(z, 0)**2), 200.)
+    return np.minimum(floor + np.exp(.12 + .6*z + .22*np.maximum(z, 0)**2), 200.)
 
-def _linearity(rng, shape, cubic, quartic, quintic):
+def _linearity(
+    rng:np.random.Generator, # draws the map
+    shape:tuple,             # (row, column)
+    cubic:float,             # typical c3, e-^-2
+    quartic:float,           # typical c4, e-^-3
+    quintic:float,           # typical c5, e-^-4
+)->np.ndarray:               # (6, row, column)
     "Coefficients c0 to c5 of the polynomial that turns detected into true electrons."
     a, b, c = rng.standard_normal((3, *shape))
     c0 = .14 + .16*rng.standard_normal(shape)
     c1 = 1 + .005*rng.standard_normal(shape)
     return np.stack([c0, c1, 1e-7*(.85*b - .5*a), cubic*(1 + .13*a), quartic*(1 + .12*a + .04*b), quintic*(1 + .08*a + .05*c)])
 
-def _response(rng, n_row, n_column, fine_columns, grain=.06, edge=.06):
+def _response(
+    rng:np.random.Generator, # draws the grain
+    n_row:int,               # pixels
+    n_column:int,            # pixels
+    fine_columns:bool,       # sample finely along columns too, not only along rows
+    grain:float=.06,         # rms over half pixels
+    edge:float=.06,          # loss at the pixel's edge
+)->np.ndarray:               # (256, 256) or (256, column)
     "Sub-pixel response: dimmer towards pixel edges, with a grain of half a pixel; mean 1 in each pixel."
     u = (np.arange(OVERSAMPLE) + .5)/OVERSAMPLE - .5
     bowl = 1 - edge*(4*u**2)
@@ -81,7 +104,7 @@ def draw_maps(
     stored = CalibrationFiles(dark + .0016*rng.standard_normal(shape), dead, np.where(dead, 0., flat) + .001*rng.standard_normal(shape), read, linear)
     return Maps(instrument, stored, dark, flat, response)
 
-# %% ../../nbs/20_simulate/30_detector.ipynb #ab1ac2bb
+# %% ../../nbs/20_simulate/30_detector.ipynb #09f687f1
 def draw_hits(
     rng:np.random.Generator, # draws number, places and shapes
     expected:float,          # mean number of events
@@ -97,7 +120,7 @@ def draw_hits(
             if 0 <= row + i < shape[0] and 0 <= column + j < shape[1]: hits.add((int((row + i)*shape[1] + column + j), pair))
     return np.array(sorted(hits), np.int64).reshape(-1, 2)
 
-# %% ../../nbs/20_simulate/30_detector.ipynb #9e3f90f1
+# %% ../../nbs/20_simulate/30_detector.ipynb #591b3a43
 @njit(cache=True)
 def draw_counts(
     rng,           # numpy Generator
@@ -130,10 +153,10 @@ def detected_charge(
         if abs(step) < 1e-3: break
     return s
 
-# %% ../../nbs/20_simulate/30_detector.ipynb #e91e6d86
+# %% ../../nbs/20_simulate/30_detector.ipynb #7160127a
 @njit(cache=True)
 def _read_pixels(rng, images, moments, wave_of, star, base, first_s, exposure_s, coadds, dead, hits, linear, read, gain, offset, well, out):
-    "Read every pixel twice per pair; see `read_ramps`."
+    "Read every pixel twice for each pair; arguments as in `read_ramps`, pixels in one row."
     n_term, n_pixel = images.shape
     n_pair = moments.shape[2]
     charge, light = np.empty(2*n_pair), np.empty((2, n_pair))
@@ -175,11 +198,14 @@ def read_ramps(
     hits:np.ndarray,         # (hit, 2) from `draw_hits`
 )->np.ndarray:               # (pixel, 2 pair) uint16 raw counts
     "Collect charge up the ramp, read it twice, digitise. Deterministic for a given generator."
-    shape = maps.flat.shape
+    shape, n_pairs = maps.flat.shape, moments.shape[2]
+    if images.shape != (moments.shape[1], *shape): raise UsageError(f'images: found {images.shape}, wanted {(moments.shape[1], *shape)}, one for each moment')
+    if star.shape not in ((1, n_pairs), (shape[1], n_pairs)): raise UsageError(f'star: found {star.shape}, wanted ({shape[1]}, {n_pairs}) or (1, {n_pairs})')
+    if coadds < 1 or not 0 < times_s[0] < times_s[1]: raise UsageError(f'found {coadds} coadds and reads at {times_s} s, wanted at least 1 and two ascending times')
     wave_of = np.tile(np.arange(shape[1]) if len(star) > 1 else np.zeros(shape[1], np.int64), shape[0])
     images = np.ascontiguousarray((images*maps.flat).reshape(len(images), -1))
     base = (maps.dark + np.broadcast_to(sky, shape[1])[None, :]*maps.flat).ravel()
-    out = np.empty((maps.flat.size, 2*moments.shape[2]), np.uint16)
+    out = np.empty((maps.flat.size, 2*n_pairs), np.uint16)
     linear = np.asfortranarray(maps.stored.linear_corr.reshape(6, -1))
     _read_pixels(rng, images, moments, wave_of, np.ascontiguousarray(star, np.float64), base, times_s[0], times_s[1] - times_s[0], coadds,
                  maps.stored.dead.ravel(), hits, linear, maps.stored.read.ravel()/coadds**.5, ADC_GAIN, ADC_OFFSET, FULL_WELL, out)

@@ -73,7 +73,7 @@ def _zernikes(
 def fgs1_psf(
     rng:np.random.Generator, # draws the aberrations
     trefoil:float=.17,       # waves rms at 0.7 um
-    other:float=.035,        # waves rms of each other aberration
+    other:float=.025,        # waves rms of each other aberration
     pitch:float=1.2,         # pixels per lambda/D at 0.7 um along the long side of the elliptical mirror
 )->np.ndarray:               # (256, 256) sum 1
     "The finely sampled image of a star in FGS1."
