@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ..core.determinism import single_threaded_blas
 from ..core.errors import ConfigError, UsageError
 from ..core.nouns import Frames, LightCurves
 from ..detector.compact import split_bad, variance_terms
@@ -215,7 +216,8 @@ def extract_visit(
     for frames, wanted in [(fgs1, 'FGS1'), (airs, 'AIRS-CH0')]:
         if frames.instrument != wanted: raise UsageError(f'frames: found instrument {frames.instrument!r}, wanted {wanted!r}', hint='pass fgs1 first, then airs')
         if len(frames.time_h) < 16: raise UsageError(f'{wanted}: found {len(frames.time_h)} frames, wanted at least 16', hint='is the visit truncated?')
-    guide, spectrum = _extract_fgs1(fgs1, config), _extract_airs(airs, config)
+    with single_threaded_blas(): # the same bits on any number of cores
+        guide, spectrum = _extract_fgs1(fgs1, config), _extract_airs(airs, config)
     period = float(np.median(np.diff(airs.time_h)))
     spectrum['valid'][:, :config.drop_first] = False
     spectrum['valid'][:, len(airs.time_h) - config.drop_last:] = False
@@ -229,8 +231,8 @@ def extract_visit(
     parts = [np.concatenate([a[None], b]).T for a, b in zip(column, bin_series(spectrum['flux'], spectrum['variance'], spectrum['valid'], edges))]
     flux_f, variance_f, valid_f = (a[0] for a in bin_series(guide['flux'], guide['variance'], guide['valid'], edges_f))
     centroid = mean(guide['shift'], edges_f)
-    spread = np.sqrt(np.maximum(mean((guide['shift'] - np.repeat(centroid, np.diff(edges_f), axis=1))**2 if edges_f[-1] == len(fgs1.time_h)
-                                     else (guide['shift'][:, :edges_f[-1]] - np.repeat(centroid, np.diff(edges_f), axis=1))**2, edges_f), 0))
+    away = guide['shift'][:, :edges_f[-1]] - np.repeat(centroid, np.diff(edges_f), axis=1)
+    spread = np.sqrt(mean(away**2, edges_f))
     if size_f == 1: spread = abs(np.diff(centroid, axis=1, prepend=centroid[:, :1]))
     meta = dict(config=asdict(config), bin=dict(airs=size, fgs1=size_f), fgs1=guide['log'], airs=spectrum['log'])
     return LightCurves(planet_id=int(planet_id), visit=int(visit), flux=parts[0], variance=parts[1], valid=parts[2], time_h=time_h, fgs1_flux=flux_f,

@@ -56,13 +56,15 @@ def root(context:typer.Context,
          version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Show the version and leave.')]=False):
     if context.invoked_subcommand is None: typer.echo(context.get_help())
 
-def _told(report)->dict:
-    "Print a stage's report; its figures."
+def _told(report, config)->dict:
+    "Print a stage's report and list its bad planets; its figures."
     from spectramind.pipeline.run import told
+    from spectramind.pipeline.stages import write_bad_planets
+    write_bad_planets(config, [report])
     told(report, typer.echo, most=10)
     if report.outcomes and len(report.bad) == len(report.outcomes):
         kind = UsageError if all(o.failure.exit_code == 3 for o in report.bad) else InternalError
-        raise kind(f'{report.stage}: found that all {len(report.bad)} planets failed, wanted at least one that does not', hint='the reasons are listed above')
+        raise kind(f'{report.stage}: found that all {len(report.bad)} planets failed, wanted at least one that does not', hint='the reasons are listed above and in artifacts/reports/bad_planets.csv')
     return dict(planets=len(report.outcomes), planets_made=report.made, planets_bad=len(report.bad))
 
 # %% ../../nbs/90_pipeline/60_cli.ipynb #43f632bd
@@ -107,7 +109,7 @@ def calibrate(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG,
     "Calibrated frames of every planet, as far as calib.persist keeps them."
     def action(config):
         from spectramind.pipeline import stages
-        if not dry_run: return _told(stages.calibrate(config))
+        if not dry_run: return _told(stages.calibrate(config), config)
         found = stages.to_do(config)
         todo = [row for row in found if row[3]]
         for split, planet_id, visit, what in todo: typer.echo(f'{split}/{planet_id} visit {visit}: {", ".join(what)}')
@@ -119,7 +121,7 @@ def features(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG):
     "Light curves of every planet, straight from the raw counts."
     def action(config):
         from spectramind.pipeline import stages
-        return _told(stages.features(config))
+        return _told(stages.features(config), config)
     perform('features', overrides, config_name, action)
 app.command('preprocess', hidden=True)(features)
 
@@ -128,7 +130,7 @@ def fit(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG):
     "Fit the light curves of every planet: depths with their covariance."
     def action(config):
         from spectramind.pipeline import stages
-        return _told(stages.fit(config))
+        return _told(stages.fit(config), config)
     perform('fit', overrides, config_name, action)
 
 # %% ../../nbs/90_pipeline/60_cli.ipynb #4b2a8f0f
