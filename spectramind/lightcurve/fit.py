@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FitConfig', 'VisitData', 'rebin', 'prepare_visit', 'white_visit', 'Shared', 'shared_parameters',
            'distance_and_slopes', 'transit_terms', 'drift_field', 'State', 'chi2', 'assemble', 'solve_arrow',
-           'gauss_newton', 'starting_points', 'fit_state', 'clip_outliers', 'depth_covariance', 'judge', 'find_fault',
-           'fit_planet']
+           'gauss_newton', 'starting_points', 'fit_state', 'clip_outliers', 'depth_covariance', 'dilution_covariance',
+           'judge', 'find_fault', 'fit_planet']
 
 # %% ../../nbs/50_lightcurve/30_fit.ipynb #3642a721
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from ..physics.transit import quadratic_flux, quadratic_flux_grad
 from .drift import drift_prior_sd, legendre_basis, unit_interval
 from .noise import averaging_factor, noise_ratio
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #60a8f0c5
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #7c611b82
 @dataclass(frozen=True)
 class FitConfig:
     "Choices of the joint fit; widths are Gaussian standard deviations."
@@ -44,7 +44,7 @@ class FitConfig:
         for name in ("drift_scale", "a_rs_sd", "inc_sd_deg", "dt_sd_h", "limb_sd_scale", "tolerance", "clip_sigma"):
             if not getattr(self, name) > 0: raise ConfigError(f"{name}={getattr(self, name)} is not positive", hint="give a positive number")
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #7c611b82
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #6909947e
 @dataclass(frozen=True, eq=False)
 class VisitData:
     "One visit, normalised: the first `n_fgs1` columns are FGS1, the others AIRS."
@@ -68,7 +68,7 @@ def rebin(
     total = np.add.reduceat(weight, edges, axis=0)
     return np.add.reduceat(weight*x, edges, axis=0)/np.where(total > 0, total, 1), total
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #5adb0416
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #85f49972
 def prepare_visit(
     curves:LightCurves,  # one visit
     config:FitConfig,    # choices
@@ -95,7 +95,7 @@ def prepare_visit(
     return VisitData(t, y, w, 1, legendre_basis(x, config.drift_time_order, 1),
                      legendre_basis(unit_interval(default_wavelengths()[1:]), config.drift_wave_order), ratio)
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #85f49972
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #568ea119
 def white_visit(
     visit:VisitData,  # 283 columns
 )->VisitData:         # 2 columns: FGS1 and the weighted mean of AIRS
@@ -111,7 +111,7 @@ def white_visit(
     return replace(visit, flux=np.column_stack([visit.flux[:, :n], flux]), weight=np.column_stack([visit.weight[:, :n], weight]),
                    drift_w=np.ones((1, 1)), ratio=np.append(visit.ratio[:n], np.median(visit.ratio[n:])))
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #4f94ff83
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #95837608
 @dataclass(frozen=True, eq=False)
 class Shared:
     "Layout and prior of the parameters that wavelengths share: t0 per visit, ln a/Rs, beta = b^2, dt, limb darkening (2 FGS1, 4 AIRS), drift per visit."
@@ -157,7 +157,7 @@ def shared_parameters(
     sd = np.concatenate([[2.] * len(visits), [config.a_rs_sd, beta_sd, config.dt_sd_h], limb_sd, np.tile(drift_sd, len(visits))])
     return Shared(len(visits), star.period_d, mean, sd, u_mean, basis, len(drift_sd))
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #c8723f32
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #d45a0d60
 def distance_and_slopes(
     time_h:np.ndarray,  # (time,)
     t0_h:float, ln_a:float, beta:float, period_d:float,
@@ -171,7 +171,7 @@ def distance_and_slopes(
     behind = cosine <= 0
     return np.where(behind, 1e3, zeta), np.where(behind[:, None], 0, slopes)
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #71a2d07b
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #916cc066
 def transit_terms(
     visit:VisitData, v:int, shared:Shared, theta:np.ndarray,
     depth:np.ndarray,       # (wave,) (Rp/Rs)^2
@@ -204,7 +204,7 @@ def drift_field(
     airs = visit.drift_f@coefficients[order:].reshape(order, -1)@visit.drift_w.T
     return np.column_stack([np.repeat((visit.drift_f@coefficients[:order])[:, None], visit.n_fgs1, 1), airs])
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #d2c7c550
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #1feeebf0
 @dataclass(frozen=True, eq=False)
 class State:
     "Where the fit stands: star levels (visit, wave), depths (wave,), shared parameters (p,)."
@@ -223,7 +223,7 @@ def chi2(
         total += (visit.weight*(visit.flux - model)**2).sum()
     return float(total)
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #1dd8fddb
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #826a3125
 def assemble(
     visits:list, shared:Shared, state:State,
 )->tuple:  # blocks H (wave, V+1, V+1), border C (wave, V+1, p), corner (p, p), gradients (wave, V+1) and (p,)
@@ -254,7 +254,7 @@ def assemble(
     H[:, range(nv + 1), range(nv + 1)] += 1e-9                                                             # an unobserved wavelength stays where it is
     return H, C, corner, g, g_theta
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #d45a0d60
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #10a7a03b
 def solve_arrow(
     H:np.ndarray, C:np.ndarray, corner:np.ndarray, g:np.ndarray, g_theta:np.ndarray,
     damping:float=0.,  # Levenberg-Marquardt, relative to the Schur complement's diagonal
@@ -267,7 +267,7 @@ def solve_arrow(
     own = np.linalg.solve(H, g[..., None])[..., 0] - HC@step
     return own, step, schur, HC
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #916cc066
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #29b28ea7
 def gauss_newton(
     visits:list, shared:Shared, state:State, config:FitConfig,
 )->tuple:  # State at the optimum, chi2, iterations
@@ -287,7 +287,7 @@ def gauss_newton(
         if gained < config.tolerance: break
     return state, best, iteration + 1
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #15574c62
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #bf6cf510
 def starting_points(
     visits:list,       # white VisitData
     star:StarRow, shared:Shared, config:FitConfig,
@@ -326,7 +326,7 @@ def _best_time(visit, ln_a, beta, shared, k=.11):
         if value < best[2]: best = (float(t0), float(amplitude*k*k), float(value))
     return best
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #1feeebf0
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #a8ebbc3f
 def fit_state(
     visits:list, star:StarRow, config:FitConfig,
 )->tuple:  # visits (with clipped weights), Shared, State, report dict
@@ -365,7 +365,7 @@ def clip_outliers(
         out.append(replace(visit, weight=np.where(far, 0., visit.weight)))
     return out, count
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #826a3125
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #80f37466
 def depth_covariance(
     visits:list, shared:Shared, state:State,
 )->tuple:  # (wave, wave) covariance of the depths, (p, p) covariance of the shared parameters
@@ -377,7 +377,23 @@ def depth_covariance(
     cov = np.diag(np.linalg.inv(H)[:, -1, -1]) + G@cov_theta@G.T
     return .5*(cov + cov.T), cov_theta
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #29b28ea7
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #d71514ec
+def dilution_covariance(
+    curves:list,       # LightCurves; `meta[...]["foreground"]["fraction_sd"]` is read where it is there
+    depth:np.ndarray,  # (wave,)
+)->np.ndarray:         # (wave, wave)
+    "Covariance of the depths from the uncertain foreground: fully correlated within an instrument, averaged over visits."
+    fraction = np.zeros(len(depth))
+    for c in curves:
+        for name, cols in (("fgs1", slice(0, 1)), ("airs", slice(1, None))):
+            found = np.asarray(c.meta.get(name, {}).get("foreground", {}).get("fraction_sd", 0.), float)
+            if np.isfinite(found).all() and found.size in (1, len(depth[cols])): fraction[cols] += found/len(curves)
+    error = fraction*depth
+    out = np.outer(error, error)
+    out[0, 1:] = out[1:, 0] = 0
+    return out
+
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #42c03998
 def judge(
     visits:list, shared:Shared, state:State,
 )->tuple:  # quality dict, curves dict
@@ -406,7 +422,7 @@ def judge(
                    noise_ratio_fgs1=float(np.mean([v.ratio[0] for v in visits])), noise_ratio_airs=float(np.mean([np.median(v.ratio[1:]) for v in visits])))
     return quality, curves
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #e003c80e
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #9c06588a
 def find_fault(
     visits:list, shared:Shared, state:State, cov:np.ndarray, quality:dict,
 )->str:  # the reason not to trust the fit; empty when there is none
@@ -421,7 +437,7 @@ def find_fault(
     if abs(state.depth[0]/mean - 1) > .6: return f"FGS1 and AIRS disagree: depths {1e6*state.depth[0]:.0f} and {1e6*mean:.0f} ppm"
     return ""
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #bf6cf510
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #f61fdf72
 def fit_planet(
     curves:list,             # LightCurves of every visit of one planet
     star:StarRow,            # its row of the star table
@@ -434,6 +450,7 @@ def fit_planet(
     if not curves: raise DataError("light curves", "no visit", "at least one visit")
     visits, shared, state, report = fit_state([prepare_visit(c, config) for c in curves], star, config)
     cov, cov_theta = depth_covariance(visits, shared, state)
+    cov = cov + dilution_covariance(curves, state.depth)
     quality, pictures = judge(visits, shared, state)
     inflate = [max(1., quality[f"chi2_{i}"], (quality[f"red_{i}"]/1.3)**2) for i in ("fgs1", "airs")]
     root = np.sqrt(np.r_[np.full(1, inflate[0]), np.full(len(state.depth) - 1, inflate[1])])

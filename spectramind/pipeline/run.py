@@ -129,7 +129,7 @@ def run(
     reports.append(stages.fit(config, skip={o.key for o in reports[0].bad}))
     told(reports[1], tell)
     stages.write_bad_planets(config, reports)
-    spectra, report = stages.predict(config)
+    spectra, report = stages.predict(config, skip={o.key for report in reports for o in report.bad})
     reports.append(report)
     stages.write_bad_planets(config, reports)
     stages.submit(config)

@@ -173,18 +173,22 @@ def expected_planets(
     return asked + [p for split, p in all_planets(root) if split == 'test' and p not in known]
 
 def _posteriors(
-    config:Config, split:str,
+    config:Config, split:str, skip:set=frozenset(),
 )->tuple[list, list]:  # DepthPosteriors, failed Outcomes
-    "The posteriors that stand and were made with these settings."
+    "The posteriors that stand: made with these settings, from the light curves that are there now."
     good, bad = [], []
     for (where, planet_id), order in fit_orders(config):
         if where != split: continue
-        try: good.append(units.read_posterior(config.paths.work, planet_id, order.settings))
+        try:
+            if (where, planet_id) in skip: raise DataError(f'planet {planet_id}', 'an earlier stage that failed', 'a posterior')
+            found = units.read_posterior(config.paths.work, planet_id, order.settings)
+            if units.fitted(order) is None: raise DataError(f'planet {planet_id}', 'a posterior of other light curves than are there now', 'one of these', hint='run `spectramind fit`')
+            good.append(found)
         except SpectraMindError as error: bad.append(Outcome((where, planet_id), failure=Failure(type(error).__name__, error.message, error.exit_code)))
     return good, bad
 
 def obtain_prior(
-    config:Config,
+    config:Config, skip:set=frozenset(),
 )->SpectralPrior:
     "The prior of the checkpoint, or one learnt from the labelled planets; raises `DataError` when there is neither."
     place, labels = Workplace(Path(config.paths.work)), labels_of(config.data.root)
@@ -193,7 +197,7 @@ def obtain_prior(
         raise DataError(Path(config.data.root)/'train.csv', 'no training labels', 'labels to learn the prior from, or a prior learnt before',
                         hint='add predict.checkpoint=path/to/prior.json (a run on labelled data leaves it in artifacts/checkpoints)')
     row = {int(p): depths for p, depths in zip(*labels)}
-    posteriors = [p for p in _posteriors(config, 'train')[0] if p.planet_id in row]
+    posteriors = [p for p in _posteriors(config, 'train', skip)[0] if p.planet_id in row]
     if len(posteriors) < 4: raise DataError(Path(config.data.root)/'train.csv', f'{len(posteriors)} labelled planets with a fit', 'at least 4', hint='run `spectramind fit` first, or give predict.checkpoint')
     folds = group_kfold(sorted(row), min(5, len(row)), config.seed)
     write_folds(place.folds, folds, config.seed)
@@ -202,11 +206,11 @@ def obtain_prior(
     Made(dict(labels=sha256_json(sorted(row)), folds=sha256_file(place.folds)), config_hash(config.fit)).sign(place.checkpoint, dict(planets=len(posteriors)))
     return prior
 
-def predict(config:Config)->tuple[Spectra, Report]:
-    "A spectrum for every test planet, written to artifacts/predictions; those without a sound fit get the prior's row."
-    prior, wanted = obtain_prior(config), expected_planets(config.data.root)
+def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
+    "A spectrum for every test planet, written to artifacts/predictions; those without a sound fit, or in `skip`, get the prior's row."
+    prior, wanted = obtain_prior(config, skip), expected_planets(config.data.root)
     if not wanted: raise DataError(Path(config.data.root)/'test', 'no test planet', 'at least one to predict')
-    posteriors, bad = _posteriors(config, 'test')
+    posteriors, bad = _posteriors(config, 'test', skip)
     known = {p.planet_id for p in posteriors} | {o.key[1] for o in bad}
     bad += [Outcome(('test', p), failure=Failure('DataError', 'listed in sample_submission.csv, but the tree has no such folder', 3)) for p in wanted if p not in known]
     with single_threaded_blas(): found = predict_spectra(posteriors, prior)   # sums in one order, whatever the machine

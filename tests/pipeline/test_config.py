@@ -41,12 +41,11 @@ BAD = [  # overrides, what the message has to name, what the hint has to name
     (["data.root=${oc.env:HOME}"], "resolver", ""),
     (["data.root=${oc.decode:1}"], "resolver", ""),
     (["data.root=${nowhere.at_all}"], "nowhere", ""),
-    (["fast"], "'fast'", "key=value"),
+    (["fast"], "'fast', wanted key=value", "data=kaggle"),
     (["=3"], "'=3'", ""),
     (["~data"], "'~data'", ""),
     (["calib=[nominal,dev]"], "calib=[nominal,dev]", ""),
     (["data.root=a,b"], "configuration", "quotes"),
-    (["data=smoke", "data=science"], "configuration", ""),
     (["optimizer.lr=0.1"], "unknown key train", ""),
     (["fit=3"], "fit: found 3", ""),
 ]

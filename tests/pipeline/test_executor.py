@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -70,8 +71,8 @@ def test_workers_leave_with_a_killed_parent(toy, tmp_path):
     parent.wait()
 
     def alive(pid):
-        try: return open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0] not in "ZX"
-        except FileNotFoundError: return False
+        try: return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        except (FileNotFoundError, ProcessLookupError): return False
     until = time.monotonic() + 20
     while any(map(alive, workers)) and time.monotonic() < until: time.sleep(.05)
     assert not any(map(alive, workers))
