@@ -21,6 +21,7 @@ from pathlib import Path
 BARS = dict(time_vs_read=3., speedup_vs_plain=10., peak_gb=1.5, memory_vs_plain=.25)
 GOALS = dict(time_vs_read=2., speedup_vs_plain=15.)
 NAMES = ('AIRS-CH0', 'FGS1')
+BLOCK_BYTES = 64 << 20 # of raw counts in memory at a time
 
 
 def first_visit(root):
@@ -79,7 +80,7 @@ def plain_instrument(path, maps, shape, gain, offset, read_time_s, cut, bin_size
     bad = dead | sigma_clip(dark)
     signal = np.ma.masked_where(np.tile(bad, (len(signal), 1, 1)), signal)
     for y in range(signal.shape[1]):
-        for x in range(signal.shape[2]): signal[:, y, x] = np.polyval(coeffs[::-1, y, x], signal.data[:, y, x])
+        for x in range(signal.shape[2]): signal[:, y, x] = np.polyval(coeffs[::-1, y, x], signal[:, y, x])
     times = np.tile(read_time_s, len(signal)//2)
     signal -= dark*times[:, None, None]
     cds = signal[1::2] - signal[::2]
@@ -107,7 +108,7 @@ def warm_up(axes_type, adc, challenge):
     "Load the compiled code, as a run over many visits would have."
     import numpy as np
     from spectramind.challenge.layout import INSTRUMENTS, CalibrationFiles
-    from spectramind.detector.chain import CalibConfig, calibrate_pair
+    from spectramind.detector.chain import CalibConfig, calibrate_visit
     from spectramind.photometry.extract import PhotometryConfig, extract_visit
     n, full, rng = 512, challenge.axes, np.random.default_rng(0)
     small = axes_type(full.airs_stamp_h[:n], full.airs_integration_s[:n], full.airs_um, full.fgs1_stamp_h[:12*n])
@@ -121,26 +122,27 @@ def warm_up(axes_type, adc, challenge):
         raw[name] = np.clip(counts, 1, 6e4).astype(np.uint16)
         unit = np.zeros((6, h, w)); unit[1] = 1
         maps[name] = CalibrationFiles(np.full((h, w), .006), np.zeros((h, w), bool), np.ones((h, w)), np.full((h, w), 13.), unit)
-    frames = calibrate_pair(raw, adc, maps, small, {name: CalibConfig() for name in NAMES})
+    frames = {name: calibrate_visit(raw[name], name, adc, maps[name], small, CalibConfig()) for name in NAMES}
     extract_visit(frames['FGS1'], frames['AIRS-CH0'], 1, 0, PhotometryConfig())
 
 
-def ours(root, visit, sequential=False):
+def ours(root, visit):
     "Read, calibrate and extract, as the pipeline does."
     from dataclasses import replace
-    from spectramind.challenge.layout import Axes, Challenge
-    from spectramind.detector.chain import CalibConfig, calibrate_pair, calibrate_visit
+    from spectramind.challenge.layout import INSTRUMENTS, Axes, Challenge
+    from spectramind.detector.chain import CalibConfig, calibrate_visit
     from spectramind.photometry.extract import PhotometryConfig, extract_visit
     split, planet_id, number = visit
     challenge = Challenge(root)
     adc, axes, coadds = challenge.adc, challenge.axes, challenge.coadds
     warm_up(Axes, adc, challenge)
     start = time.perf_counter()
-    maps = {name: challenge.calibration(split, planet_id, name, number) for name in NAMES}
-    blocks = {name: challenge.signal_blocks(split, planet_id, name, number) for name in NAMES}
-    config = {name: replace(CalibConfig(), coadds=coadds[name]) for name in NAMES}
-    if sequential: frames = {name: calibrate_visit(blocks[name], name, adc, maps[name], axes, config[name]) for name in NAMES}
-    else: frames = calibrate_pair(blocks, adc, maps, axes, config)
+    frames = {}
+    for name in NAMES:
+        maps = challenge.calibration(split, planet_id, name, number)
+        columns = INSTRUMENTS[name].pixels()
+        blocks = challenge.signal_blocks(split, planet_id, name, number, columns, block_bytes=BLOCK_BYTES)
+        frames[name] = calibrate_visit(blocks, name, adc, maps, axes, replace(CalibConfig(), coadds=coadds[name]), columns=columns)
     middle = time.perf_counter()
     curves = extract_visit(frames['FGS1'], frames['AIRS-CH0'], planet_id, number, PhotometryConfig())
     end = time.perf_counter()
@@ -149,8 +151,7 @@ def ours(root, visit, sequential=False):
     return end - start
 
 
-KINDS = dict(read_columns=read_columns, read_array=read_array, plain=plain, ours=ours,
-             ours_sequential=lambda root, visit: ours(root, visit, sequential=True))
+KINDS = dict(read_columns=read_columns, read_array=read_array, plain=plain, ours=ours)
 
 
 def peak_mb():
@@ -171,7 +172,6 @@ def child(kind, root):
         pl.DataFrame(dict(a=[1, 2])).write_parquet(Path(folder)/'a.parquet')
         pl.read_parquet(Path(folder)/'a.parquet')
     if kind == 'plain': import pandas  # noqa: F401
-    cpu = time.process_time()
     seconds = KINDS[kind](root, visit)
     print(json.dumps(dict(kind=kind, seconds=seconds, peak_mb=peak_mb(), **getattr(ours, 'parts', {}))))
 
@@ -217,7 +217,7 @@ def main():
         root = Path(args.tree) if args.tree else make_tree(folder)
         runs = []
         for i in range(args.rounds + 1):
-            for kind in ('read_columns', 'read_array', 'ours', 'ours_sequential'):
+            for kind in ('read_columns', 'read_array', 'ours'):
                 run = measure(kind, root)
                 if i: runs.append(run)                   # the first round fills the page cache and numba's cache
             if i and i <= args.plain_rounds: runs.append(measure('plain', root))

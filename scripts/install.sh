@@ -18,6 +18,7 @@ fast() {
   "$venv/bin/uv" pip install -q -p "$py" --no-deps --require-hashes -r requirements.lock
 }
 fast || { echo "uv could not do it, falling back to pip" >&2; "$py" -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock; }
-"$py" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
-"$py" -m ipykernel install --sys-prefix --name python3 >/dev/null 2>&1
+quietly() { local log; log=$(mktemp); "$@" >"$log" 2>&1 || { cat "$log" >&2; rm -f "$log"; return 1; }; rm -f "$log"; }
+quietly "$py" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+quietly "$py" -m ipykernel install --sys-prefix --name python3
 "$py" -m pip check

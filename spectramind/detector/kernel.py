@@ -80,6 +80,7 @@ def _suspects(
         for i in range(a + 1, b + 1): low, high = min(low, lo[i]), max(high, hi[i])
         if not high - low > limit: continue
         for t in range(j*SEGMENT, min((j + 1)*SEGMENT, n)):
+            if row[t] - low <= limit and high - row[t] <= limit: continue
             if _is_hit(row, t, limit, half):
                 found[k] = t
                 k += 1

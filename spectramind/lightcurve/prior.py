@@ -128,29 +128,34 @@ def fit_prior(
     lengths:tuple=(.05, .12, .3),   # um, length scales tried
     blends:tuple=(0., .4, .75, .93),# blends tried
 )->SpectralPrior:
-    "Learn level, scales, length, FGS1 width and blend from labels by cross-validated likelihood. Raises DataError for fewer than 4 labels or values that are not finite."
+    """Learn level, scales, length, FGS1 width and blend from labels by cross-validated likelihood.
+
+    One to three labels cannot be cross-validated: they set the level, and everything else stays broad. Raises DataError without labels or when values are not finite."""
     labels = np.asarray(labels, float)
-    if labels.ndim != 2 or labels.shape[1] != 283 or len(labels) < 4: raise DataError("training labels", f"an array of shape {labels.shape}", "at least 4 rows of 283 depths")
+    if labels.ndim != 2 or labels.shape[1] != 283 or not len(labels): raise DataError("training labels", f"an array of shape {labels.shape}", "at least one row of 283 depths")
     if not np.isfinite(labels).all(): raise DataError("training labels", f"{(~np.isfinite(labels)).sum()} values that are not finite", "finite depths")
     level, scale, shapes = split_spectra(labels)
-    deviation = shapes*scale[:, None]
-    fgs1_sd = float(np.clip(np.sqrt(np.median(shapes[:, 0]**2)/.4549), .3, 10))
-    fold = np.arange(len(labels))%min(folds, len(labels))
-    evidence = {}
-    for length in lengths:
-        for blend in blends:
-            if len(lengths)*len(blends) == 1: break
-            total = 0.
-            for f in range(fold.max() + 1):
-                K = shape_covariance(shapes[fold != f], length, fgs1_sd, blend)
-                weight = learn_scales(log_likelihood(deviation[fold != f], K))
-                total += mixture_log_likelihood(log_likelihood(deviation[fold == f], K, PRECISION), weight).sum()
-            evidence[f"length={length} blend={blend}"] = round(float(total/len(labels)), 3)
-    length, blend = lengths[0], blends[0]
-    if evidence: length, blend = (float(part.split("=")[1]) for part in max(evidence, key=evidence.get).split())
-    weight = learn_scales(log_likelihood(deviation, shape_covariance(shapes, length, fgs1_sd, blend)))
-    return SpectralPrior(float(level.mean()), float(level.std() + 1e-4), weight, length, fgs1_sd, blend, _reduce(shapes), len(shapes),
-                         float(labels.std()), n_labels=len(labels), evidence=evidence)
+    few = len(labels) < 4
+    broad = .7*level.mean() if few else 1e-4                              # depths of a population differ by about their mean
+    fgs1_sd = 2. if few else float(np.clip(np.sqrt(np.median(shapes[:, 0]**2)/.4549), .3, 10))
+    length, blend, evidence = lengths[len(lengths)//2], 0. if few else blends[0], {}
+    if not few and len(lengths)*len(blends) > 1:
+        evidence = {(a, b): _left_out(shapes, scale, a, b, fgs1_sd, min(folds, len(labels))) for a in lengths for b in blends}
+        length, blend = max(evidence, key=evidence.get)
+    loglike = log_likelihood(shapes*scale[:, None], shape_covariance(shapes, length, fgs1_sd, blend))
+    weight = np.full(len(SCALES), 1/len(SCALES)) if few else learn_scales(loglike)
+    return SpectralPrior(float(level.mean()), float(np.hypot(level.std(), broad)), weight, length, fgs1_sd, blend, _reduce(shapes), len(shapes),
+                         float(np.hypot(labels.std(), broad)), n_labels=len(labels), evidence={f"length={a} blend={b}": round(e, 3) for (a, b), e in evidence.items()})
+
+
+def _left_out(shapes, scale, length, blend, fgs1_sd, folds):
+    "Mean log-likelihood of labels that were left out, at the precision of a light curve."
+    fold, deviation, total = np.arange(len(shapes))%folds, shapes*scale[:, None], 0.
+    for f in range(folds):
+        K = shape_covariance(shapes[fold != f], length, fgs1_sd, blend)
+        weight = learn_scales(log_likelihood(deviation[fold != f], K))
+        total += mixture_log_likelihood(log_likelihood(deviation[fold == f], K, PRECISION), weight).sum()
+    return float(total/len(shapes))
 
 
 def _reduce(shapes, rank=40):

@@ -11,7 +11,6 @@ __all__ = ['TERMS', 'projected_distance', 'projected_distance_grad', 'duration_h
 import math
 import numpy as np
 from numba import njit
-from scipy.integrate import quad
 from ..core.errors import UsageError
 
 # %% ../../nbs/15_physics/10_transit.ipynb #48cd5257
@@ -128,6 +127,7 @@ def occulted_ref(
     profile:callable, # brightness as a function of mu
 )->float:             # hidden light, in units of brightness times stellar radius squared
     "Hidden light by adaptive integration over rings: slow, obvious, independent of the fast kernel."
+    from scipy.integrate import quad                     # slow to import, and only the reference needs it
     def ring(r:float)->float:
         if r <= k - z: return 2*math.pi
         if r <= abs(z - k): return 0.
@@ -149,6 +149,7 @@ def law_flux_ref(
     profile:callable, # brightness as a function of mu
 )->np.ndarray:        # (time,) relative flux
     "Relative flux for any brightness profile, by `occulted_ref`."
+    from scipy.integrate import quad
     disc = 2*math.pi*quad(lambda mu: profile(mu)*mu, 0, 1, epsabs=1e-14, epsrel=1e-12)[0]
     return np.array([1. if not at < 1 + rp_rs else 1 - occulted_ref(at, rp_rs, profile)/disc for at in np.asarray(z, float)])
 

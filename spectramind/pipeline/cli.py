@@ -76,6 +76,8 @@ def run(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG):
 @app.command()
 def demo(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG):
     "Make a few simulated planets and take them all the way to a scored submission; minutes."
+    if any(word.lstrip('+').startswith('data=') and not word.endswith('=smoke') for word in overrides or []):
+        raise UsageError('demo: found another choice of data, wanted none: the demo is data=smoke', hint='use spectramind run data=...')
     perform('demo', ['data=smoke', *(overrides or [])], config_name, _run)
 
 def _run(config)->dict:

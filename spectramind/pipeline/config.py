@@ -7,7 +7,6 @@ __all__ = ['ALIASES', 'Paths', 'Env', 'Data', 'Calib', 'Predict', 'Submit', 'Exe
            'default_groups', 'normalise_override', 'load_config', 'config_hash', 'config_yaml']
 
 # %% ../../nbs/90_pipeline/10_config.ipynb #9c1d6991
-import hashlib
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -18,7 +18,7 @@ from .. import __version__
 from ..core.errors import DataError, SchemaError
 from ..core.nouns import DepthPosterior, Frames, LightCurves, Spectra
 from ..core.paths import parse_planet_id
-from ..core.provenance import is_done, read_record, record_path, write_record
+from ..core.provenance import is_done, read_record, write_record
 from ..core.store import json_text, read_csv_rows, read_npz, sha256_file, write_csv_rows, write_npz
 
 # %% ../../nbs/90_pipeline/30_products.ipynb #c4c10cba

@@ -30,7 +30,7 @@ from .products import Made, Workplace, read_predictions, write_predictions
 from ..scoring.score import ScoreReport, naive_statistics, score
 from ..scoring.submission import MANIFEST, complete, read_submission, write_package, write_submission
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #18a172e1
+# %% ../../nbs/90_pipeline/50_stages.ipynb #db498be4
 def all_planets(
     root:str|Path, # the challenge tree
 )->list[tuple]:    # (split, planet_id), train first, ids ascending
@@ -69,7 +69,7 @@ def write_bad_planets(
     return write_csv_rows(Workplace(Path(config.paths.work)).reports/'bad_planets.csv', ['planet_id', 'split', 'stage', 'error', 'message'],
                           sorted(first.values()))
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #92b34fde
+# %% ../../nbs/90_pipeline/50_stages.ipynb #f809c0a1
 def observe_orders(
     config:Config, frames:bool=True, curves:bool=True, # what is wanted
 )->list:                # ((split, planet_id), Observe)
@@ -102,7 +102,7 @@ def for_all(
     new = {o.key: o for o in run_units(function, todo, kind=e.kind, workers=e.workers, max_tasks=e.max_tasks, warm=True, description=stage)}
     return Report(stage, [new.get(key) or Outcome(key, there[key]) for key, _ in orders])
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #aa844a8b
+# %% ../../nbs/90_pipeline/50_stages.ipynb #ae14e123
 def calibrate(config:Config)->Report:
     "Calibrate every planet and keep the frames that `calib.persist` asks for."
     if config.calib.persist == 'none':
@@ -129,7 +129,7 @@ def to_do(
             found.append((split, planet_id, visit, [*(['frames'] if frames else []), *(['light curves'] if curves else [])]))
     return found
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #26decdb5
+# %% ../../nbs/90_pipeline/50_stages.ipynb #1a6cdda0
 def simulation_of(
     config:Config,
 )->dict:         # JSON-able
@@ -156,7 +156,7 @@ def simulate(config:Config)->str: # a line for people
     write_json(note, dict(settings=settings, complete=True))
     return f'simulate: {d.n_train} training and {d.n_test} test planets in {root}, {done["written"]} made now'
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #ae14e123
+# %% ../../nbs/90_pipeline/50_stages.ipynb #c701acbc
 def labels_of(
     root:str|Path,
 )->tuple|None:   # ids (planet,), depths (planet, 283); None without train.csv
@@ -218,7 +218,7 @@ def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
     write_predictions(Workplace(Path(config.paths.work)).predictions, spectra)
     return spectra, Report('predict', [Outcome(('test', p.planet_id), dict(made=1)) for p in posteriors] + bad)
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #2d0b4db3
+# %% ../../nbs/90_pipeline/50_stages.ipynb #33f8edc9
 def sample_of(
     root:str|Path,
 )->Path|None:   # sample_submission.csv, if the tree has one

@@ -15,7 +15,7 @@ from ..challenge.layout import INSTRUMENTS, MAPS, Challenge, calibration_path, l
 from ..challenge.planets import StarRow
 from ..core.determinism import single_threaded_blas
 from ..core.errors import DataError, SpectraMindError
-from ..core.nouns import DepthPosterior, Frames, LightCurves
+from ..core.nouns import DepthPosterior, Frames
 from ..core.provenance import fingerprint_inputs
 from ..core.store import sha256_file, sha256_json
 from ..detector.chain import CalibConfig, bin_frames, calibrate_visit

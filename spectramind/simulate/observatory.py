@@ -20,7 +20,8 @@ from ..core.determinism import rng_for
 from ..core.errors import UsageError
 from ..core.logs import progress
 from ..core.store import write_csv_rows, write_json, write_parquet
-from ..challenge.layout import INSTRUMENTS, read_axes, read_coadds
+from ..challenge.adc import read_coadds
+from ..challenge.layout import INSTRUMENTS, read_axes
 from ..challenge.planets import STAR_COLUMNS, read_labels
 from ..challenge.wavelength import BIN_COLUMNS, default_wavelengths
 from .detector import ADC_GAIN, ADC_OFFSET
@@ -80,7 +81,8 @@ def sweep_unfinished(
     "Remove what killed runs left half built; what a living process is building stays."
     for path in (root/'.building').glob('*-*-*'):
         pid = int(path.name.rsplit('-', 1)[1])
-        if pid == os.getpid() or not os.path.exists(f'/proc/{pid}'): shutil.rmtree(path, ignore_errors=True)
+        try: os.kill(pid, 0) # asks whether the process is there; harms nothing
+        except OSError: shutil.rmtree(path, ignore_errors=True)
     try: (root/'.building').rmdir()
     except OSError: pass # not there, or still in use
 

@@ -218,10 +218,12 @@ def shift_moments(
     "Mean powers of the shift while each stored read collected its light."
     used = pointing[:, :n_pairs*coadds*ramp_steps].reshape(2, n_pairs, coadds, ramp_steps)
     moments = np.empty((2, len(taylor_powers(order)), n_pairs))
-    for k, (i, j) in enumerate(taylor_powers(order)):
-        power = used[0]**i*used[1]**j
-        moments[0, k] = power[..., 0].mean(-1)
-        moments[1, k] = power[..., 1:1 + exposure_steps].mean((-2, -1))
+    for which, steps in enumerate((slice(0, 1), slice(1, 1 + exposure_steps))):
+        x, y = (np.ascontiguousarray(axis[..., steps]).reshape(n_pairs, -1) for axis in used)
+        powers = [[np.ones_like(x)], [np.ones_like(y)]]
+        for axis, series in zip(powers, (x, y)):
+            for _ in range(order): axis.append(axis[-1]*series)
+        for k, (i, j) in enumerate(taylor_powers(order)): moments[which, k] = (powers[0][i]*powers[1][j]).mean(1)
     return moments
 
 # %% ../../nbs/20_simulate/20_scene.ipynb #3eee6103

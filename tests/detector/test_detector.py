@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from spectramind.challenge.layout import INSTRUMENTS, AdcInfo, Axes, CalibrationFiles
 from spectramind.core.errors import UsageError
 from spectramind.detector.bad_pixels import find_hot
-from spectramind.detector.chain import CalibConfig, bin_frames, calibrate_pair, calibrate_ref, calibrate_visit
+from spectramind.detector.chain import CalibConfig, bin_frames, calibrate_ref, calibrate_visit
 from spectramind.detector.compact import CompactBad, CompactVariance, split_bad, variance_terms
 from spectramind.detector.cosmic_rays import find_cosmic_rays, running_median
 from spectramind.detector.interpolation import fill_values, find_donors
@@ -125,8 +125,17 @@ def test_blocks_equal_whole(both):
             yield slice(a, a + len(part)), buffer[:len(part)]
     other = calibrate_visit(blocks(700), *args[1:])
     assert np.array_equal(other.frames, fast.frames) and np.array_equal(np.asarray(other.bad), np.asarray(fast.bad))
-    pair = calibrate_pair({args[1]: blocks(333)}, ADC, {args[1]: args[3]}, args[4], {args[1]: CalibConfig()}, threads=2)
-    assert np.array_equal(pair[args[1]].frames, fast.frames)
+
+
+def test_only_the_wanted_columns(both):
+    args, _, fast = both
+    columns = INSTRUMENTS[args[1]].pixels()
+    other = calibrate_visit(args[0][columns], *args[1:], columns=columns)
+    assert np.array_equal(other.frames, fast.frames) and np.array_equal(np.asarray(other.bad), np.asarray(fast.bad))
+    assert np.array_equal(np.asarray(other.variance), np.asarray(fast.variance))
+    for wrong in (columns[:-1], np.append(columns[:-1], columns[0])):
+        with pytest.raises(UsageError, match='columns'): calibrate_visit(args[0][wrong], *args[1:], columns=wrong)
+    with pytest.raises(UsageError, match='raw of shape'): calibrate_visit(args[0][columns[1:]], *args[1:], columns=columns)
 
 
 def test_input_is_not_changed(both):

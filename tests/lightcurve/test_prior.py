@@ -80,6 +80,17 @@ def test_rows_for_the_unknown_are_wide_and_counted(prior):
     assert P.predict_spectra([], prior).mu.shape == (0, 283)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 6])
+def test_few_labels_give_a_broad_prior(n):
+    few, truth = P.fit_prior(population(n, 7)), population(1, 11)[0]
+    cov = np.diag(np.full(283, 100e-6)**2)
+    mu, post = P.apply_prior(DepthPosterior(1, truth + 100e-6*np.random.default_rng(n).standard_normal(283), cov, {}, {}, {}), few)
+    z = (mu - truth)/np.sqrt(np.diag(post))
+    assert np.abs(z).max() < 6 and np.sqrt((z**2).mean()) < 2
+    learnt = P.learn_prior([DepthPosterior(i, np.full(283, .01), cov, {}, {}, dict(flag=False)) for i in range(n)], population(n, 7), {i: i % 5 for i in range(n)})
+    assert all(np.isfinite(learnt.temperature)) and P.prior_row(learnt)[1].min() > 1e-3
+
+
 def test_json_round_trip_and_refusals(prior):
     again = P.SpectralPrior.from_dict(json.loads(json.dumps(prior.to_dict())))
     assert np.array_equal(again.covariance(), prior.covariance())
@@ -88,5 +99,5 @@ def test_json_round_trip_and_refusals(prior):
     with pytest.raises(SchemaError): P.SpectralPrior.from_dict({**prior.to_dict(), "scale_weight": [1.]})
     labels = population(10); labels[3, 4] = np.nan
     with pytest.raises(DataError, match="1 values"): P.fit_prior(labels)
-    with pytest.raises(DataError, match="at least 4"): P.fit_prior(labels[:3])
+    with pytest.raises(DataError, match="at least one"): P.fit_prior(labels[:0])
     with pytest.raises(DataError, match="posteriors"): P.learn_prior([], population(5), {})

@@ -63,7 +63,7 @@ def test_bad_settings(overrides, named, hint):
     ["run", "calib.stps.hot=true"], ["fit", "data=kagle"], ["predict", "--layout", "kagle"], ["run", "--config-name", "config_v51"],
     ["run", "--config-name", "../config_v50"], ["run", "--quick"], ["runn"], ["score", "only_one.csv"], ["validate"], ["submit", "a", "b"],
     ["run", "data=kaggle", "data.root=no_such_folder"], ["simulate", "data=kaggle", "data.root=no_such_folder"], ["calibrate", "data=science"],
-    ["predict", "data=kaggle", "data.root=no_such_folder"], ["submit"], ["score", "no.csv", "no.csv"], ["run", "paths.work=/proc/nobody/may/write"],
+    ["predict", "data=kaggle", "data.root=no_such_folder"], ["submit"], ["demo", "data=science"], ["score", "no.csv", "no.csv"], ["run", "paths.work=/proc/nobody/may/write"],
 ], ids=" ".join)
 def test_command_line_refuses_with_3(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -92,6 +92,7 @@ def test_kaggle_environment_and_profiles():
     assert config.paths.work == "/kaggle/working" and config.calib.persist == "none" and not config.data.simulated
     science = load_config(["data=science"])
     assert (science.data.n_train, science.data.n_test, science.calib.persist) == (30, 24, "none")
+    assert load_config(["calib=dev"]).calib.persist == load_config(["calib=dev", "data=science"]).calib.persist == "full"   # an explicit choice wins
     assert load_config().calib.persist == "binned" and load_config(["data=science", "calib.persist=full"]).calib.persist == "full"
 
 
