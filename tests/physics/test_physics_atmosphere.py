@@ -1,5 +1,4 @@
 """Band models and the hydrostatic transmission spectrum."""
-import importlib.util
 
 import numpy as np
 import pytest
