@@ -86,7 +86,6 @@ def _twin(tree):
     if (REAL/'axis_info.parquet').is_file():
         return {'axes': pl.read_parquet(REAL/'axis_info.parquet'), 'wavelengths': (REAL/'wavelengths.csv').read_text(), 'adc': (REAL/'adc_info.csv').read_text(),
                 'stars': (REAL/'test_star_info.csv').read_text(), 'sample': (REAL/'sample_submission.csv').read_text()}
-    clock = lambda first, last, n: pl.Series([first, last]).extend_constant(None, n)
     padded = lambda n, values: pl.Series('', np.concatenate([values, np.zeros(n - len(values))])).scatter(list(range(len(values), n)), None) if len(values) < n else pl.Series(values)
     pairs = lambda period_s, n: (np.stack([period_s*np.arange(n) + .1, period_s*np.arange(n) + .2], 1).ravel())/3600
     um = 4.07846314089887 - 4.43363406592966e-3*np.arange(356) - 6.91347214480173e-6*np.arange(356)**2
