@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FitConfig', 'VisitData', 'rebin', 'prepare_visit', 'white_visit', 'Shared', 'shared_parameters',
            'distance_and_slopes', 'transit_terms', 'drift_field', 'State', 'chi2', 'assemble', 'solve_arrow',
-           'gauss_newton', 'starting_points', 'fit_state', 'clip_outliers', 'depth_covariance', 'dilution_covariance',
-           'judge', 'find_fault', 'fit_planet']
+           'gauss_newton', 'starting_points', 'fit_state', 'clip_outliers', 'depth_covariance', 'judge', 'find_fault',
+           'fit_planet']
 
 # %% ../../nbs/50_lightcurve/30_fit.ipynb #3642a721
 from dataclasses import dataclass, replace
@@ -18,6 +18,7 @@ from ..challenge.wavelength import default_wavelengths
 from ..physics.limb_darkening import quadratic_prior
 from ..physics.transit import quadratic_flux, quadratic_flux_grad
 from .drift import drift_prior_sd, legendre_basis, unit_interval
+from .foreground import measure_foreground
 from .noise import averaging_factor, noise_ratio
 
 # %% ../../nbs/50_lightcurve/30_fit.ipynb #7c611b82
@@ -378,22 +379,6 @@ def depth_covariance(
     return .5*(cov + cov.T), cov_theta
 
 # %% ../../nbs/50_lightcurve/30_fit.ipynb #d71514ec
-def dilution_covariance(
-    curves:list,       # LightCurves; `meta[...]["foreground"]["fraction_sd"]` is read where it is there
-    depth:np.ndarray,  # (wave,)
-)->np.ndarray:         # (wave, wave)
-    "Covariance of the depths from the uncertain foreground: fully correlated within an instrument, averaged over visits."
-    fraction = np.zeros(len(depth))
-    for c in curves:
-        for name, cols in (("fgs1", slice(0, 1)), ("airs", slice(1, None))):
-            found = np.asarray(c.meta.get(name, {}).get("foreground", {}).get("fraction_sd", 0.), float)
-            if np.isfinite(found).all() and found.size in (1, len(depth[cols])): fraction[cols] += found/len(curves)
-    error = fraction*depth
-    out = np.outer(error, error)
-    out[0, 1:] = out[1:, 0] = 0
-    return out
-
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #42c03998
 def judge(
     visits:list, shared:Shared, state:State,
 )->tuple:  # quality dict, curves dict
@@ -422,7 +407,7 @@ def judge(
                    noise_ratio_fgs1=float(np.mean([v.ratio[0] for v in visits])), noise_ratio_airs=float(np.mean([np.median(v.ratio[1:]) for v in visits])))
     return quality, curves
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #9c06588a
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #4a94949e
 def find_fault(
     visits:list, shared:Shared, state:State, cov:np.ndarray, quality:dict,
 )->str:  # the reason not to trust the fit; empty when there is none
@@ -437,7 +422,7 @@ def find_fault(
     if abs(state.depth[0]/mean - 1) > .6: return f"FGS1 and AIRS disagree: depths {1e6*state.depth[0]:.0f} and {1e6*mean:.0f} ppm"
     return ""
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #f61fdf72
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #69435bb5
 def fit_planet(
     curves:list,             # LightCurves of every visit of one planet
     star:StarRow,            # its row of the star table
@@ -445,12 +430,12 @@ def fit_planet(
 )->DepthPosterior:
     """Depths, covariance and nuisance parameters of one planet from all its visits.
 
+    What the extraction measured of the foreground is handed on in `nuisance["foreground"]`; it is corrected where the population of foregrounds is known.
     The covariance is multiplied per instrument by the larger of the reduced chi2 and the squared red-noise factor (in so far as it exceeds the scatter
     that white noise itself gives that factor). Raises DataError when a visit has too few usable points."""
     if not curves: raise DataError("light curves", "no visit", "at least one visit")
     visits, shared, state, report = fit_state([prepare_visit(c, config) for c in curves], star, config)
     cov, cov_theta = depth_covariance(visits, shared, state)
-    cov = cov + dilution_covariance(curves, state.depth)
     quality, pictures = judge(visits, shared, state)
     inflate = [max(1., quality[f"chi2_{i}"], (quality[f"red_{i}"]/1.3)**2) for i in ("fgs1", "airs")]
     root = np.sqrt(np.r_[np.full(1, inflate[0]), np.full(len(state.depth) - 1, inflate[1])])
@@ -461,6 +446,6 @@ def fit_planet(
     nuisance = dict(t0_h=state.theta[:nv].tolist(), t0_sd_h=sd[:nv].tolist(), a_rs=float(np.exp(state.theta[nv])), a_rs_sd=float(np.exp(state.theta[nv])*sd[nv]),
                     b2=float(state.theta[nv + 1]), b2_sd=float(sd[nv + 1]), dt_fgs1_h=float(state.theta[nv + 2]), period_d=star.period_d,
                     u_fgs1=u[0].tolist(), u_airs_blue=u[1].tolist(), u_airs_red=u[-1].tolist(),
-                    drift=[state.theta[shared.drift(v)].tolist() for v in range(nv)])
+                    drift=[state.theta[shared.drift(v)].tolist() for v in range(nv)], foreground=measure_foreground(curves, state.depth))
     quality = dict(quality, inflate_fgs1=inflate[0], inflate_airs=inflate[1], flag=bool(reason), reason=reason, n_visits=nv, **report)
     return DepthPosterior(curves[0].planet_id, state.depth.copy(), cov, nuisance, pictures, quality)

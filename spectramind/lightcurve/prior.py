@@ -8,12 +8,13 @@ __all__ = ['SCALES', 'PRECISION', 'matern52', 'split_spectra', 'shape_covariance
            'prior_row']
 
 # %% ../../nbs/50_lightcurve/20_prior.ipynb #ff08c908
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 from ..core.errors import DataError, SchemaError
 from ..core.nouns import DepthPosterior, Spectra
 from ..challenge.wavelength import default_wavelengths
+from .foreground import correct_foreground, learn_foreground
 
 # %% ../../nbs/50_lightcurve/20_prior.ipynb #03e507e1
 def matern52(
@@ -66,6 +67,7 @@ class SpectralPrior:
     naive_sd:float              # standard deviation of all training labels (the score's naive sigma)
     bias:tuple=(0., 0.)         # relative depth bias (FGS1, AIRS) removed from the means
     temperature:tuple=(1., 1.)  # factors on sigma (FGS1, AIRS)
+    foreground:dict=field(default_factory=lambda: learn_foreground([]))  # population of foregrounds, learnt without labels
     n_labels:int=0
     evidence:dict=field(default_factory=dict)  # cross-validated log-likelihood per planet of each choice tried
 
@@ -193,7 +195,8 @@ def learn_prior(
 )->SpectralPrior:
     "Prior from all labels, bias and temperature from cross-fitted predictions of unflagged planets. Raises DataError when numbers of planets differ."
     if len(posteriors) != len(labels): raise DataError("training planets", f"{len(posteriors)} posteriors and {len(labels)} labels", "one label row for each posterior")
-    prior = fit_prior(labels)
+    prior, population = fit_prior(labels), learn_foreground(posteriors)
+    posteriors = [correct_foreground(p, population) for p in posteriors]
     fold = np.array([folds[p.planet_id] for p in posteriors])
     sound = np.array([not p.quality.get("flag", False) for p in posteriors])
     errors, sigmas, level = np.full((len(labels), 283), np.nan), np.full((len(labels), 283), np.nan), labels[:, 1:].mean(1)
@@ -204,19 +207,19 @@ def learn_prior(
             mu, cov = apply_prior(posteriors[i], part)
             errors[i], sigmas[i] = mu - labels[i], np.sqrt(np.diag(cov))
     seen = np.isfinite(errors).all(1)
-    if seen.sum() < 4: return prior
+    if seen.sum() < 4: return replace(prior, foreground=population)
     bias = tuple(_shrunk_bias((errors[seen, c]/level[seen, None]).mean(1), (sigmas[seen, c]/level[seen, None]).mean(1)) for c in (slice(0, 1), slice(1, None)))
     centred = errors[seen] - np.r_[bias[0], np.full(282, bias[1])]*level[seen, None]
     temperature = tuple(_shrunk_temperature((centred[:, c]/sigmas[seen, c])**2) for c in (slice(0, 1), slice(1, None)))
-    return SpectralPrior(**{**{k: getattr(prior, k) for k in prior.__dataclass_fields__}, "bias": bias, "temperature": temperature})
+    return replace(prior, bias=bias, temperature=temperature, foreground=population)
 
 
 def _shrunk_bias(relative, sigma):
-    "Weighted mean of relative errors, multiplied by 1 - (its variance)/(its square) where that is positive."
+    "Weighted mean of relative errors, multiplied by 1 - 4 (its variance)/(its square) where that is positive: nothing below two standard errors, nearly all of it far above."
     weight = 1/(sigma**2 + np.median(np.abs(relative))**2)
     mean = float((weight*relative).sum()/weight.sum())
     variance = float((weight**2*(relative - mean)**2).sum()/weight.sum()**2)*len(relative)/max(len(relative) - 1, 1)
-    return mean*max(0., 1 - variance/mean**2) if mean else 0.
+    return mean*max(0., 1 - 4*variance/mean**2) if mean else 0.
 
 
 def _shrunk_temperature(z2, pseudo=12.):
@@ -235,7 +238,7 @@ def predict_spectra(
     for p in posteriors:
         if p.quality.get("flag", False): m, s, o = *prior_row(prior, widen), "prior"
         else:
-            m, cov = apply_prior(p, prior)
+            m, cov = apply_prior(correct_foreground(p, prior.foreground), prior)
             s, o = np.sqrt(np.maximum(np.diag(cov), 0)), "physics"
             if not (np.isfinite(m).all() and np.isfinite(s).all() and (s > 0).all()): m, s, o = *prior_row(prior, widen), "prior"
         mu.append(m); sigma.append(s); origin.append(o)

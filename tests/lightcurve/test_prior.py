@@ -93,7 +93,7 @@ def test_few_labels_give_a_broad_prior(n):
 
 def test_json_round_trip_and_refusals(prior):
     again = P.SpectralPrior.from_dict(json.loads(json.dumps(prior.to_dict())))
-    assert np.array_equal(again.covariance(), prior.covariance())
+    assert np.array_equal(again.covariance(), prior.covariance()) and again.foreground == prior.foreground
     broken = prior.to_dict(); broken.pop("level_sd")
     with pytest.raises(SchemaError, match="level_sd"): P.SpectralPrior.from_dict(broken)
     with pytest.raises(SchemaError): P.SpectralPrior.from_dict({**prior.to_dict(), "scale_weight": [1.]})
