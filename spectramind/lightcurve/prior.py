@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALES', 'PRECISION', 'matern52', 'split_spectra', 'shape_covariance', 'SpectralPrior', 'log_likelihood',
-           'learn_scales', 'mixture_log_likelihood', 'fit_prior', 'apply_prior', 'learn_prior', 'predict_spectra',
-           'prior_row']
+           'learn_scales', 'mixture_log_likelihood', 'fit_prior', 'typical_depth', 'apply_prior', 'learn_prior',
+           'predict_spectra', 'prior_row']
 
 # %% ../../nbs/50_lightcurve/20_prior.ipynb #ff08c908
 from dataclasses import asdict, dataclass, field, replace
@@ -67,6 +67,7 @@ class SpectralPrior:
     naive_sd:float              # standard deviation of all training labels (the score's naive sigma)
     bias:tuple=(0., 0.)         # relative depth bias (FGS1, AIRS) removed from the means
     temperature:tuple=(1., 1.)  # factors on sigma (FGS1, AIRS)
+    model_error:float=1e-3      # relative error of the transit model itself: FGS1 level, AIRS level and AIRS slope, each on its own
     foreground:dict=field(default_factory=lambda: learn_foreground([]))  # population of foregrounds, learnt without labels
     n_labels:int=0
     evidence:dict=field(default_factory=dict)  # cross-validated log-likelihood per planet of each choice tried
@@ -167,6 +168,13 @@ def _reduce(shapes, rank=40):
     return s[:rank, None]*vt[:rank]
 
 # %% ../../nbs/50_lightcurve/20_prior.ipynb #3e7b865e
+def typical_depth(
+    posterior:DepthPosterior,
+)->float:                      # depth
+    "Typical AIRS depth, never negative."
+    return max(float(np.median(posterior.mean[1:])), 0.)
+
+
 def apply_prior(
     posterior:DepthPosterior,  # of the light curves alone
     prior:SpectralPrior,
@@ -174,6 +182,8 @@ def apply_prior(
     "Posterior mean and covariance of the spectrum under the prior, marginalised over its scale, with the prior's recalibration."
     factor = 1/(1 + np.r_[prior.bias[0], np.full(282, prior.bias[1])])
     y, noise = posterior.mean*factor - prior.mean_level, posterior.cov*factor*factor[:, None]
+    doubt = prior.model_error*typical_depth(posterior)*np.column_stack([np.r_[1., np.zeros(282)], np.r_[0., np.ones(282)], np.r_[0., np.linspace(-1, 1, 282)]])
+    noise = noise + doubt@doubt.T
     root = cholesky(noise + prior.level_sd**2 + 1e-16*np.eye(283), lower=True)                    # noise and level: what every scale shares
     half = solve_triangular(root, prior.covariance(), lower=True)
     value, vector = np.linalg.eigh(solve_triangular(root, half.T, lower=True))
@@ -187,7 +197,7 @@ def apply_prior(
     t = np.r_[prior.temperature[0], np.full(282, prior.temperature[1])]
     return mu + prior.mean_level, .5*(cov + cov.T)*t*t[:, None]
 
-# %% ../../nbs/50_lightcurve/20_prior.ipynb #9ee0b9f2
+# %% ../../nbs/50_lightcurve/20_prior.ipynb #c2f6cda3
 def learn_prior(
     posteriors:list,        # DepthPosterior of training planets, any order
     labels:np.ndarray,      # (planet, 283) their true depths, same order
@@ -227,7 +237,7 @@ def _shrunk_temperature(z2, pseudo=12.):
     per_planet = np.minimum(z2.mean(1), 25)
     return float(np.sqrt((per_planet.sum() + pseudo)/(len(per_planet) + pseudo)))
 
-# %% ../../nbs/50_lightcurve/20_prior.ipynb #8c9c5b62
+# %% ../../nbs/50_lightcurve/20_prior.ipynb #378acdf0
 def predict_spectra(
     posteriors:list,         # DepthPosterior per planet
     prior:SpectralPrior,

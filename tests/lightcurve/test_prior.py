@@ -28,7 +28,7 @@ def prior(): return P.fit_prior(population(60), lengths=(.12,), blends=(.4,))
 
 
 def test_one_scale_is_plain_gaussian_conditioning(prior):
-    only = P.SpectralPrior(**{**{k: getattr(prior, k) for k in prior.__dataclass_fields__}, "scale_weight": np.eye(17)[8] + 1e-300})
+    only = P.SpectralPrior(**{**{k: getattr(prior, k) for k in prior.__dataclass_fields__}, "scale_weight": np.eye(17)[8] + 1e-300, "model_error": 0.})
     cov = np.diag(np.linspace(60e-6, 300e-6, 283)**2) + 40e-6**2
     y = population(1, 3)[0]
     mu, post = P.apply_prior(DepthPosterior(1, y, cov, {}, {}, {}), only)
