@@ -2,6 +2,7 @@
 # Every gate of `make check`, in the order in which a failure is cheapest to understand.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1   # two notebooks run side by side
 say() { printf '\n== %s\n' "$*"; }
 say "clean and export are no-ops";       python scripts/check_noop.py
 say "README.md is nbs/index.ipynb";      python scripts/readme.py --check

@@ -1,5 +1,5 @@
 "README.md is nbs/index.ipynb in Markdown: `python scripts/readme.py` writes it, `--check` only compares."
-import json, sys
+import json, re, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,7 +15,9 @@ def markdown(nb: dict) -> str:
             for out in cell.get("outputs", []):
                 text = "".join(out.get("text", out.get("data", {}).get("text/plain", [])))
                 if text: parts.append("\n".join("    "+line for line in text.rstrip().splitlines()))
-    return "\n\n".join(parts).replace("](images/", "](nbs/images/").replace('src="images/', 'src="nbs/images/') + "\n"
+    text = "\n\n".join(parts)
+    local = {p.name for p in (ROOT/"nbs").iterdir()}
+    return re.sub(r"\]\((?=([^/):]+)[/)])", lambda m: "](nbs/" if m[1] in local else m[0], text) + "\n"
 
 
 want = markdown(json.loads((ROOT/"nbs"/"index.ipynb").read_text(encoding="utf-8")))

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'MAPS', 'N_COEFFICIENTS', 'INSTRUMENTS', 'FGS1_READS_S', 'Instrument', 'instrument_of', 'Axes', 'read_axes',
-           'planet_dir', 'signal_path', 'calibration_path', 'scan_planets', 'list_planets', 'list_visits',
-           'CalibrationFiles', 'read_calibration', 'read_signal', 'iter_signal_blocks', 'Challenge']
+           'planet_dir', 'signal_path', 'calibration_path', 'scan_planets', 'list_planets', 'scan_visits',
+           'list_visits', 'CalibrationFiles', 'read_calibration', 'read_signal', 'iter_signal_blocks', 'Challenge']
 
 # %% ../../nbs/10_challenge/40_layout.ipynb #41df60d0
 import re
@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from .adc import AdcInfo, read_adc, read_coadds
-from .planets import SampleSubmission, StarRow, read_labels, read_sample_submission, read_stars, read_wavelengths
+from .planets import SampleSubmission, StarRow, read_labels, read_sample_submission, read_wavelengths, scan_stars
 from .wavelength import AIRS_COLUMNS, AIRS_CUT, bin_wavelengths
 from .wide_parquet import BLOCK_BYTES, iter_columns, read_columns, read_map
 from ..core.errors import DataError, UsageError
@@ -200,23 +200,34 @@ def list_planets(
 # %% ../../nbs/10_challenge/40_layout.ipynb #f08d2d15
 _PART = re.compile('(FGS1|AIRS-CH0)_(signal|calibration)_([0-9]{1,3})([.]parquet)?')
 
+def scan_visits(
+    root:str|Path,    # the challenge tree
+    split:str,        # 'train' or 'test'
+    planet_id:object, # any spelling of the id
+)->tuple[list[int], dict]: # whole visits, ascending; visit -> DataError of those that are not whole
+    "The visits of a planet, whole or not; raises `DataError` on an unknown planet and on one without any visit."
+    folder = planet_dir(root, split, planet_id)
+    if not folder.is_dir(): raise DataError(folder, 'no folder', f'the folder of planet {parse_planet_id(planet_id)}', hint=f'is the planet in {split}?')
+    parts = [_PART.fullmatch(entry.name) for entry in folder.iterdir()]
+    visits = sorted({int(part[3]) for part in parts if part})
+    if not visits: raise DataError(folder, 'no visit', 'at least one, such as FGS1_signal_0.parquet and its companions')
+    half = {}
+    for visit in visits:
+        wanted = [signal_path(root, split, planet_id, name, visit) for name in INSTRUMENTS]
+        wanted += [calibration_path(root, split, planet_id, name, visit, what) for name in INSTRUMENTS for what in MAPS]
+        if missing := [path.relative_to(folder).as_posix() for path in wanted if not path.is_file()]:
+            half[visit] = DataError(folder, f'half of visit {visit}: {", ".join(missing[:4])}{" ..." if len(missing) > 4 else ""} missing',
+                                    f'all {len(wanted)} files of a visit')
+    return [visit for visit in visits if visit not in half], half
+
 def list_visits(
     root:str|Path,    # the challenge tree
     split:str,        # 'train' or 'test'
     planet_id:object, # any spelling of the id
 )->list[int]:         # visits, ascending
     "The visits of a planet, each with all its files; raises `DataError` on an unknown planet or half a visit."
-    folder = planet_dir(root, split, planet_id)
-    if not folder.is_dir(): raise DataError(folder, 'no folder', f'the folder of planet {parse_planet_id(planet_id)}', hint=f'is the planet in {split}?')
-    parts = [_PART.fullmatch(entry.name) for entry in folder.iterdir()]
-    visits = sorted({int(part[3]) for part in parts if part})
-    if not visits: raise DataError(folder, 'no visit', 'at least one, such as FGS1_signal_0.parquet and its companions')
-    for visit in visits:
-        wanted = [signal_path(root, split, planet_id, name, visit) for name in INSTRUMENTS]
-        wanted += [calibration_path(root, split, planet_id, name, visit, what) for name in INSTRUMENTS for what in MAPS]
-        if missing := [path.relative_to(folder).as_posix() for path in wanted if not path.is_file()]:
-            raise DataError(folder, f'half of visit {visit}: {", ".join(missing[:4])}{" ..." if len(missing) > 4 else ""} missing',
-                            f'all {len(wanted)} files of a visit')
+    visits, half = scan_visits(root, split, planet_id)
+    for error in half.values(): raise error
     return visits
 
 # %% ../../nbs/10_challenge/40_layout.ipynb #667e2f3f
@@ -293,17 +304,22 @@ class Challenge:
     @cached_property
     def wavelengths(self)->np.ndarray: return read_wavelengths(self.root)
     @cached_property
-    def _stars(self)->dict[int, StarRow]:
-        tables = [read_stars(self.root, split) for split in SPLITS if (self.root/f'{split}_star_info.csv').exists()]
-        if not tables: raise DataError(self.root, 'no star table', 'train_star_info.csv or test_star_info.csv')
-        return {planet_id: star for table in tables for planet_id, star in table.items()}
+    def _stars(self)->tuple[dict[int, StarRow], dict, list]: # sound rows; faults of the others; faults of whole tables
+        stars, faults, tables, there = {}, {}, [], [split for split in SPLITS if (self.root/f'{split}_star_info.csv').exists()]
+        for split in there:
+            try: found = scan_stars(self.root, split)
+            except DataError as error: tables.append(error)
+            else: stars, faults = stars | found[0], faults | found[1]
+        if not there: raise DataError(self.root, 'no star table', 'train_star_info.csv or test_star_info.csv')
+        return stars, faults, tables
     def planets(self, split:str)->list[int]: return list_planets(self.root, split)
     def visits(self, split:str, planet_id:object)->list[int]: return list_visits(self.root, split, planet_id)
     def star(self, planet_id:object)->StarRow:
         "The star row of a planet, from either table."
-        wanted = parse_planet_id(planet_id)
-        if wanted in self._stars: return self._stars[wanted]
-        raise DataError(self.root, f'no star row for planet {wanted}', f'one of the {len(self._stars)} listed planets')
+        wanted, (stars, faults, tables) = parse_planet_id(planet_id), self._stars
+        if wanted in stars: return stars[wanted]
+        for error in [faults[wanted]] if wanted in faults else tables: raise error
+        raise DataError(self.root, f'no star row for planet {wanted}', f'one of the {len(stars)} listed planets')
     def labels(self)->tuple[np.ndarray, np.ndarray]: return read_labels(self.root)
     def sample(self)->SampleSubmission: return read_sample_submission(self.root)
     def signal(self, split:str, planet_id:object, instrument:str, visit:int, columns:np.ndarray|None=None)->np.ndarray:
