@@ -160,6 +160,8 @@ def _extract_airs(
     px = _sort_pixels(frames, config.often_bad)
     spatial, waves = px.mean.shape
     profile = np.maximum(slit.spatial_profile(px.mean, px.bad), 0)
+    dark = ~(np.isfinite(profile).all(0) & (profile.sum(0) > 0))
+    if dark.mean() > .5: raise UsageError(f'profile: found no star light in {dark.sum()} of {waves} columns, wanted light in most of them')
     profile /= np.maximum(profile.sum(0), 1e-300)
     seen = np.where(px.bad, 0, px.mean)
     light = seen.sum(0)/np.maximum(np.where(px.bad, 0, profile).sum(0), 1e-3)

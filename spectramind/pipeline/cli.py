@@ -65,7 +65,7 @@ def _told(report, config)->dict:
     if report.outcomes and len(report.bad) == len(report.outcomes):
         kind = UsageError if all(o.failure.exit_code == 3 for o in report.bad) else InternalError
         raise kind(f'{report.stage}: found that all {len(report.bad)} planets failed, wanted at least one that does not', hint='the reasons are listed above and in artifacts/reports/bad_planets.csv')
-    return dict(planets=len(report.outcomes), planets_made=report.made, planets_bad=len(report.bad))
+    return dict(planets=len(report.outcomes), planets_made=report.made, planets_bad=len(report.bad), visits_lost=len(report.lost))
 
 # %% ../../nbs/90_pipeline/60_cli.ipynb #43f632bd
 @app.command()
@@ -85,6 +85,7 @@ def _run(config)->dict:
     from spectramind.pipeline.run import run as run_all
     summary = run_all(config, typer.echo)
     if summary.bad: typer.echo(f'{len(summary.bad)} bad planets: artifacts/reports/bad_planets.csv')
+    if summary.lost: typer.echo(f'{len(summary.lost)} lost visits: artifacts/reports/lost_visits.csv')
     if summary.score: _told_score(summary.score)
     typer.echo(f'submission: {summary.submission}')
     if summary.page: typer.echo(f'page: {summary.page}')
@@ -149,6 +150,9 @@ def predict(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, layout
         spectra, report = stages.predict(config)
         origins = {name: spectra.origin.count(name) for name in sorted(set(spectra.origin))}
         typer.echo(f'predict: {len(spectra)} rows ({", ".join(f"{n} {name}" for name, n in origins.items())})')
+        stages.write_bad_planets(config, [report])
+        for o in report.bad[:10]: typer.echo(f'  planet {o.key[1]} ({o.key[0]}): {o.failure.message}')
+        if report.bad: typer.echo(f'{len(report.bad)} bad planets: artifacts/reports/bad_planets.csv')
         if out_csv: stages.write_table(config, spectra, out_csv)
         return {f'rows_{k}': v for k, v in origins.items()} | dict(planets_bad=len(report.bad))
     perform('predict', _with_layout(overrides, layout), config_name, action)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from ..challenge.layout import INSTRUMENTS, Challenge
+from ..challenge.layout import INSTRUMENTS, Challenge, scan_visits
 from ..core.errors import DataError, SpectraMindError
 from ..core.nouns import Spectra
 from ..core.store import sweep_temporaries, write_json
@@ -36,11 +36,14 @@ class Summary:
     def bad(self)->list: # (split, planet_id), each once
         return sorted({o.key for report in self.reports for o in report.bad})
     @property
+    def lost(self)->list: # (split, planet_id, visit), each once
+        return sorted({lost[:3] for report in self.reports for lost in report.lost})
+    @property
     def origins(self)->dict: # 'physics' | 'prior' -> rows
         return dict(sorted(Counter(self.spectra.origin).items()))
     def metrics(self)->dict: # JSON-able
         "Figures for the log."
-        return dict(self.score.metrics() if self.score else {}, planets_bad=len(self.bad), **{f'rows_{k}': v for k, v in self.origins.items()})
+        return dict(self.score.metrics() if self.score else {}, planets_bad=len(self.bad), visits_lost=len(self.lost), **{f'rows_{k}': v for k, v in self.origins.items()})
 
 def raw_frame(
     challenge:Challenge, split:str, planet_id:int, instrument:str, visit:int=0,
@@ -67,8 +70,11 @@ def view(
     row, physics, raw = int(np.flatnonzero(spectra.planet_id == planet_id)[0]), None, {}
     try: physics = units.read_posterior(config.paths.work, planet_id)
     except SpectraMindError: pass
-    try: raw = {name: raw_frame(challenge, 'test', planet_id, name) for name in INSTRUMENTS}
-    except SpectraMindError: pass
+    try: visits = scan_visits(challenge.root, 'test', planet_id)[0]
+    except SpectraMindError: visits = []
+    for visit in reversed(visits):        # the first one that can be read
+        try: raw = {name: raw_frame(challenge, 'test', planet_id, name, visit) for name in INSTRUMENTS}
+        except SpectraMindError: pass
     return PlanetView(planet_id, spectra.mu[row], spectra.sigma[row], truth, physics, raw, origin=spectra.origin[row],
                       note=str(physics.quality.get('reason', '')) if physics else 'no fit')
 
@@ -115,6 +121,8 @@ def told(
     tell(report.line())
     for o in report.bad[:most]: tell(f'  planet {o.key[1]} ({o.key[0]}): {o.failure.message}')
     if len(report.bad) > most: tell(f'  and {len(report.bad) - most} more')
+    for split, planet_id, visit, reason in report.lost[:most]: tell(f'  planet {planet_id} ({split}), visit {visit} lost: {reason}')
+    if len(report.lost) > most: tell(f'  and {len(report.lost) - most} more lost visits')
 
 def run(
     config:Config,
@@ -124,6 +132,8 @@ def run(
     place = Workplace(Path(config.paths.work))
     if config.data.simulated: tell(stages.simulate(config))
     sweep(config)
+    stages.check_tables(config)
+    stages.check_prediction(config)
     reports = [stages.features(config, frames=True)]
     told(reports[0], tell)
     reports.append(stages.fit(config, skip={o.key for o in reports[0].bad}))

@@ -145,3 +145,16 @@ def test_refusals():
     with pytest.raises(DataError, match="usable"): F.fit_planet([empty], star())
     with pytest.raises(ConfigError, match="time_bins"): F.FitConfig(time_bins=3)
     with pytest.raises(ConfigError, match="drift_scale"): F.FitConfig(drift_scale=-1.)
+
+
+@pytest.mark.parametrize("law", ["power2", "linear"])
+def test_a_star_that_does_not_follow_the_assumed_law(law):
+    from spectramind.simulate.curves import simulate_light_curves
+    from spectramind.simulate.population import draw_population
+    z = []
+    for planet in draw_population(6, 77, law=law):
+        posterior = F.fit_planet(simulate_light_curves(planet, 77, time_bins=141), planet.star)
+        error, cov = posterior.mean - planet.depth, posterior.cov
+        if not posterior.quality["flag"]: z.append([error[0]/cov[0, 0]**.5, error[1:].mean()/cov[1:, 1:].mean()**.5])
+    z = np.array(z)
+    assert len(z) >= 4 and np.abs(z).max() < 5 and np.sqrt((z**2).mean()) < 2
