@@ -319,7 +319,7 @@ class Challenge:
         wanted, (stars, faults, tables) = parse_planet_id(planet_id), self._stars
         if wanted in stars: return stars[wanted]
         for error in [faults[wanted]] if wanted in faults else tables: raise error
-        raise DataError(self.root, f'no star row for planet {wanted}', f'one of the {len(stars)} listed planets')
+        raise DataError(self.root/'(train|test)_star_info.csv', f'no star row for planet {wanted}', f'one of the {len(stars)} listed planets')
     def labels(self)->tuple[np.ndarray, np.ndarray]: return read_labels(self.root)
     def sample(self)->SampleSubmission: return read_sample_submission(self.root)
     def signal(self, split:str, planet_id:object, instrument:str, visit:int, columns:np.ndarray|None=None)->np.ndarray:

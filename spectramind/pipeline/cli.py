@@ -85,7 +85,7 @@ def _run(config)->dict:
     from spectramind.pipeline.run import run as run_all
     summary = run_all(config, typer.echo)
     if summary.bad: typer.echo(f'{len(summary.bad)} bad planets: artifacts/reports/bad_planets.csv')
-    if summary.lost: typer.echo(f'{len(summary.lost)} lost visits: artifacts/reports/lost_visits.csv')
+    if summary.lost: typer.echo(f'visits lost: {len(summary.lost)}, see artifacts/reports/lost_visits.csv')
     if summary.score: _told_score(summary.score)
     typer.echo(f'submission: {summary.submission}')
     if summary.page: typer.echo(f'page: {summary.page}')

@@ -73,6 +73,8 @@ def start_worker(
     leave_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in THREAD_VARIABLES: os.environ[name] = str(threads)
+    import warnings
+    warnings.simplefilter('ignore', RuntimeWarning)   # a damaged planet divides by zero before it is refused; its error says more
     from threadpoolctl import threadpool_limits
     threadpool_limits(threads)   # for a library that was loaded earlier all the same
 

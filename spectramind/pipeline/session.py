@@ -72,6 +72,7 @@ def perform(
     action,             # called with the Config; returns figures for the event, or None
 )->None:
     "Compose the settings, do the work, note how it ended."
+    import logging
     from pathlib import Path
     from spectramind.core.determinism import set_seed, single_threaded_blas
     from spectramind.core.logs import close_logging, setup_logging
@@ -84,6 +85,8 @@ def perform(
     if not os.access(work, os.W_OK): raise ConfigError(f'paths.work: found {work!r}, which may not be written to, wanted a folder to write to', hint='give paths.work=DIR')
     try:
         log = setup_logging(work)
+        logging.captureWarnings(True)                       # numpy's warnings about damaged frames: to the log file, not to the screen
+        logging.getLogger('py.warnings').handlers = [h for h in log.handlers if isinstance(h, logging.FileHandler)]
         set_seed(config.seed)
         if config.env.determinism == 'off': metrics = action(config) or {}
         else:
@@ -99,6 +102,8 @@ def perform(
         if isinstance(error, SpectraMindError): log.debug('%s', error)
         raise
     finally:
+        logging.captureWarnings(False)
+        logging.getLogger('py.warnings').handlers = []
         close_logging()
         try: append_event(work, command, config, began, {k: v for k, v in metrics.items() if not isinstance(v, dict)}, code)
         except OSError: pass                                # a full disk has been reported, or will be by the next command

@@ -59,7 +59,7 @@ class Report:
     def line(self)->str:
         "One line for people."
         stood = len(self.outcomes) - self.made - len(self.bad)
-        return f'{self.stage}: {len(self.outcomes)} planets, {self.made} made, {stood} stood already, {len(self.bad)} bad' + (f', {len(self.lost)} visits lost' if self.lost else '')
+        return f'{self.stage}: {len(self.outcomes)} planets, {self.made} made, {stood} stood already, {len(self.bad)} bad' + (f', visits lost: {len(self.lost)}' if self.lost else '')
     def merge(self, other:'Report')->'Report': return Report(self.stage, self.outcomes + other.outcomes)
 
 def write_bad_planets(
