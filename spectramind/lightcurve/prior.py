@@ -233,9 +233,9 @@ def _shrunk_bias(relative, sigma):
 
 
 def _shrunk_temperature(z2, pseudo=12.):
-    "Likelihood-optimal factor on sigma, with `pseudo` planets of z^2 = 1 mixed in, so that few planets change little, and no planet counted for more than z^2 = 25."
+    "Likelihood-optimal factor on sigma, with `pseudo` planets of z^2 = 1 mixed in, so that few planets change little, no planet counted for more than z^2 = 25, and never below 0.95: an error bar too small costs several times one too large."
     per_planet = np.minimum(z2.mean(1), 25)
-    return float(np.sqrt((per_planet.sum() + pseudo)/(len(per_planet) + pseudo)))
+    return max(float(np.sqrt((per_planet.sum() + pseudo)/(len(per_planet) + pseudo))), .95)
 
 # %% ../../nbs/50_lightcurve/20_prior.ipynb #378acdf0
 def predict_spectra(

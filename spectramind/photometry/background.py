@@ -29,7 +29,7 @@ def regress_edge(
     z = np.where(usable, white, 0)
     z = z - np.linalg.lstsq(line.T, z, rcond=None)[0] @ line
     core_z, edge_z = core @ z, edge @ z
-    mean = lambda a: np.where(usable, a, 0).sum(-1)/max(usable.sum(), 1)
+    mean = lambda a: a @ (usable/max(usable.sum(), 1))
     known = core_z > 0
     alpha = edge_z/np.where(known, core_z, 1)
     beta = mean(edge) - alpha*mean(core)

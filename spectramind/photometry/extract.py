@@ -97,13 +97,14 @@ def _remove_foreground(
     choice:str,               # 'none' | 'regression' | 'edges'
 )->tuple[np.ndarray, dict]:   # flux without foreground, log
     "Estimate the foreground and take it off the flux as chosen."
-    level = edge[:, usable].mean(1)
+    mean = lambda series: series @ (usable/max(usable.sum(), 1))
+    level = mean(edge)
     found, error = regress_edge(flux, edge, edge_noise, noise, white, pixels, usable, shift)
     smooth, spread = smooth_foreground(found, error, wavelength_um, level)
     taken = {'none': 0*smooth, 'edges': level, 'regression': smooth}[choice]
     rounded = lambda a: [float(f'{x:.5g}') for x in a]
     log = dict(choice=choice, per_pixel=rounded(smooth), per_pixel_sd=rounded(spread), single=rounded(found), single_error=[x if np.isfinite(x) else None for x in rounded(error)], edge_light=rounded(level), subtracted=rounded(taken),
-               aperture_pixels=rounded(pixels), fraction_sd=rounded(pixels*spread/np.maximum(abs(flux[:, usable].mean(1)), 1e-9)))
+               aperture_pixels=rounded(pixels), fraction_sd=rounded(pixels*spread/np.maximum(abs(mean(flux)), 1e-9)))
     return flux - (pixels*taken)[:, None], log
 
 # %% ../../nbs/40_photometry/90_extract.ipynb #d249a1e4
@@ -180,24 +181,28 @@ def _extract_airs(
     valid = np.isfinite(flux) & (lost < .5) & (weights.any(0) & (left > .2))[:, None]
     valid &= ~find_outliers(flux, variance, valid, 3*config.clip_sigma)
     counted = valid.mean(1) > .5
-    white = whole[counted].sum(0)
-    white_noise = np.where(np.isfinite(variance), variance, 0)[counted].sum(0)
+    add = lambda series: counted.astype(float) @ series
+    known_noise = np.where(np.isfinite(variance), variance, 0)
+    white, white_noise = add(whole), add(known_noise)
     every = np.ones((1, len(white)), bool)
     broken = find_outliers(white[None], white_noise[None], every, 3*config.clip_sigma)[0]
     valid &= ~broken
     white = hold_last(white[None], ~broken[None])[0]
     relative = white/white.mean()
     edge_noise = (edge**2*noise_map).sum(0)
-    moved = np.einsum('wkt,kw->kt', np.nan_to_num(sums[:, 2:]), share/np.where(light > 0, light, np.inf))/np.where(relative == 0, 1, relative)
+    share = share/np.where(light > 0, light, np.inf)
+    if not np.isfinite(sums.sum()): sums = np.nan_to_num(sums) # a frame without any good pixel
+    moved = np.stack([share[k] @ sums[:, 2 + k] for k in (0, 1)])/np.where(relative == 0, 1, relative)
     total_before = noise_report(white, white_noise, ~broken)
-    flux, foreground = _remove_foreground(whole, light_edge, np.where(np.isfinite(variance), variance, 0).mean(1), edge_noise, running_mean(relative, window),
+    flux, foreground = _remove_foreground(whole, light_edge, known_noise.mean(1), edge_noise, running_mean(relative, window),
                                           weights.sum(0), frames.wavelength_um, ~broken, shift_polynomial(moved[:1], 1), config.background)
     if config.decorrelate:
         flux, _ = decorrelate(flux, valid, shift_polynomial(moved[:1], 2, moved[1:]), window, calm=calm_frames(white, white_noise, window))
     valid &= ~find_outliers(flux, variance, valid, config.clip_sigma)
-    broken |= find_outliers(flux[counted].sum(0)[None], white_noise[None], every, config.clip_sigma)[0]
+    white = add(flux)
+    broken |= find_outliers(white[None], white_noise[None], every, config.clip_sigma)[0]
     valid &= ~broken
-    after = noise_report(flux[counted].sum(0), white_noise, ~broken)
+    after = noise_report(white, white_noise, ~broken)
     each = [noise_report(f, v, g)['ratio'] for f, v, g in zip(flux[::10], variance[::10], valid[::10])]
     centre = slit.trace_centre(profile)
     log = dict(bad_pixels=int(px.bad.sum()), events=len(px.events), filled=int((lost > 0).sum()), clipped=int((~valid).sum()), broken_frames=int(broken.sum()),

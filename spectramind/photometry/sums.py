@@ -144,6 +144,14 @@ def weighted_sums_ref(
     return np.array(sums), np.array(lost)
 
 # %% ../../nbs/40_photometry/00_sums.ipynb #fde0c4d2
+@njit(cache=True, parallel=True)
+def _line_variance(dark, light, flux, lost):
+    out = np.full(flux.shape, np.inf)
+    for g in prange(flux.shape[0]):
+        for t in range(flux.shape[1]):
+            if lost[g, t] < 1.0 - 1e-9: out[g, t] = (dark[g] + light[g]*max(flux[g, t], 0.0))/(1.0 - lost[g, t])**2
+    return out
+
 def flux_variance(
     weights:np.ndarray,   # (group, place) weights of the flux
     profile:np.ndarray,   # (group, place) share of the star's light
@@ -154,6 +162,4 @@ def flux_variance(
 )->np.ndarray:            # (group, time) e-^2, inf where nothing but a guess is left
     "Variance of the weighted sums from the pixels' own straight lines."
     dark, light = (weights**2*intercept).sum(1), (weights**2*slope*profile).sum(1)
-    left = np.where(lost < 1 - 1e-9, 1 - lost, 0)
-    with np.errstate(divide='ignore'):
-        return (dark[:, None] + light[:, None]*np.maximum(flux, 0))/left**2
+    return _line_variance(dark, light, flux, lost)

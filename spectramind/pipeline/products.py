@@ -195,6 +195,11 @@ def read_predictions(
         except ValueError as error: raise SchemaError(f'{path}: found a cell that is no number ({error})') from None
     (ids, mu), (others, sigma) = tables['mu'], tables['sigma']
     if ids != others or mu.shape != sigma.shape: raise SchemaError(f'{folder}: found mu.csv and sigma.csv of different planets or bins, wanted the same rows and bins')
+    for name, (_, values) in tables.items():
+        odd = np.argwhere(~np.isfinite(values) | (values <= 0 if name == 'sigma' else False))
+        if len(odd): raise SchemaError(f'{Path(folder)/name}.csv: found {values[tuple(odd[0])]} in row {odd[0][0] + 1}, column {name}_{odd[0][1]}, wanted a finite number{" above 0" if name == "sigma" else ""}')
     origin = Path(folder)/'origin.csv'
-    told = {parse_planet_id(p): o for p, o in read_csv_rows(origin)[1]} if origin.is_file() else {}
+    header, rows = read_csv_rows(origin) if origin.is_file() else (['planet_id', 'origin'], [])
+    if header != ['planet_id', 'origin']: raise SchemaError(f'{origin}: found columns {", ".join(header[:4])}, wanted planet_id and origin')
+    told = {parse_planet_id(p): o for p, o in rows}
     return Spectra(np.array(ids, np.int64), mu, sigma, tuple(told.get(p, 'physics') for p in ids))

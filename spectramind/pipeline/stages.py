@@ -90,10 +90,10 @@ def check_prediction(config:Config)->None:
         train = {p for split, p in all_planets(config.data.root) if split == 'train'}
         enough(config, len(train & set(training_labels(config)[0])), 'labelled planets with a folder')
 
-def enough(config:Config, n:int, what:str)->None:
+def enough(config:Config, n:int, what:str, hint:str='')->None:
     "Refuse to learn a prior from too few planets."
     if n < FEWEST: raise DataError(Path(config.data.root)/'train.csv', f'{n} {what}', f'at least {FEWEST} to learn the prior from',
-                                   hint='give predict.checkpoint=path/to/prior.json, or a tree with more labelled planets')
+                                   hint=f'{hint}give predict.checkpoint=path/to/prior.json, or a tree with more labelled planets')
 
 # %% ../../nbs/90_pipeline/50_stages.ipynb #0ab75df9
 def observe_orders(
@@ -257,7 +257,7 @@ def obtain_prior(
     if config.predict.checkpoint: return read_prior(config.predict.checkpoint)
     place, row = Workplace(Path(config.paths.work)), training_labels(config)[0]
     posteriors = [p for p in _posteriors(config, 'train', skip)[0] if p.planet_id in row]
-    enough(config, len(posteriors), 'labelled planets with a fit')
+    enough(config, len(posteriors), 'labelled planets with a fit', 'run `spectramind fit` first, or ')
     folds = group_kfold(sorted(row), min(5, len(row)), config.seed)
     write_folds(place.folds, folds, config.seed)
     with single_threaded_blas(): prior = learn_prior(posteriors, np.array([row[p.planet_id] for p in posteriors]), folds)
@@ -267,8 +267,9 @@ def obtain_prior(
 
 def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
     "A spectrum for every test planet, written to artifacts/predictions; those without a sound fit, or in `skip`, get the prior's row."
-    prior, wanted = obtain_prior(config, skip), expected_planets(config.data.root)
+    wanted = expected_planets(config.data.root)
     if not wanted: raise DataError(Path(config.data.root)/'test', 'no test planet', 'at least one to predict')
+    prior = obtain_prior(config, skip)
     posteriors, bad = _posteriors(config, 'test', skip)
     known = {p.planet_id for p in posteriors} | {o.key[1] for o in bad}
     bad += [Outcome(('test', p), failure=Failure('DataError', 'listed in sample_submission.csv, but the tree has no such folder', 3)) for p in wanted if p not in known]
