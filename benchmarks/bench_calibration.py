@@ -21,7 +21,6 @@ from pathlib import Path
 BARS = dict(time_vs_read=3., speedup_vs_plain=10., peak_gb=1.5, memory_vs_plain=.25)
 GOALS = dict(time_vs_read=2., speedup_vs_plain=15.)
 NAMES = ('AIRS-CH0', 'FGS1')
-BLOCK_BYTES = 64 << 20 # of raw counts in memory at a time
 
 
 def first_visit(root):
@@ -127,24 +126,19 @@ def warm_up(axes_type, adc, challenge):
 
 
 def ours(root, visit):
-    "Read, calibrate and extract, as the pipeline does."
-    from dataclasses import replace
-    from spectramind.challenge.layout import INSTRUMENTS, Axes, Challenge
-    from spectramind.detector.chain import CalibConfig, calibrate_visit
+    "Read, calibrate and extract, by the pipeline's own functions."
+    from spectramind.challenge.layout import Axes, Challenge
+    from spectramind.detector.chain import CalibConfig
     from spectramind.photometry.extract import PhotometryConfig, extract_visit
+    from spectramind.pipeline.units import Observe, calibrate
     split, planet_id, number = visit
     challenge = Challenge(root)
-    adc, axes, coadds = challenge.adc, challenge.axes, challenge.coadds
-    warm_up(Axes, adc, challenge)
+    warm_up(Axes, challenge.adc, challenge)
+    order = Observe(str(root), '', split, planet_id, CalibConfig(), PhotometryConfig())
     start = time.perf_counter()
-    frames = {}
-    for name in NAMES:
-        maps = challenge.calibration(split, planet_id, name, number)
-        columns = INSTRUMENTS[name].pixels()
-        blocks = challenge.signal_blocks(split, planet_id, name, number, columns, block_bytes=BLOCK_BYTES)
-        frames[name] = calibrate_visit(blocks, name, adc, maps, axes, replace(CalibConfig(), coadds=coadds[name]), columns=columns)
+    frames = calibrate(challenge, order, number)
     middle = time.perf_counter()
-    curves = extract_visit(frames['FGS1'], frames['AIRS-CH0'], planet_id, number, PhotometryConfig())
+    curves = extract_visit(frames['FGS1'], frames['AIRS-CH0'], planet_id, number, order.photometry)
     end = time.perf_counter()
     assert curves.flux.shape[1] == 283
     ours.parts = dict(calibrate_s=round(middle - start, 3), extract_s=round(end - middle, 3))

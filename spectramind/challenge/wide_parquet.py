@@ -7,13 +7,14 @@ __all__ = ['BLOCK_BYTES', 'check_columns', 'check_rows', 'read_columns', 'iter_c
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #433823bc
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from ..core.errors import DataError, UsageError
-from ..core.store import parquet_rows, parquet_schema, read_parquet
+from ..core.store import ParquetFile
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #a9836a8e
 _POLARS = {np.dtype(np.uint16): (pl.UInt16,), np.dtype(bool): (pl.Boolean,), np.dtype(np.float64): (pl.Float64, pl.Float32)}
@@ -26,12 +27,13 @@ def _some(
     return ', '.join(names if len(names) <= 5 else names[:3] + ['...'] + names[-1:]) or 'none'
 
 def check_columns(
-    path:str|Path,   # a parquet file
+    path:str|Path|ParquetFile, # a parquet file, perhaps already open
     n_columns:int,   # columns wanted: column_0 ... column_{n-1}
     dtype:type,      # np.uint16, np.float64 or bool
 )->list[str]:        # the names, in pixel order
     "Check the names and types of a wide table's columns; raises `DataError`."
-    schema, wanted = parquet_schema(path), [f'column_{i}' for i in range(n_columns)]
+    file = path if isinstance(path, ParquetFile) else ParquetFile(path)
+    path, schema, wanted = file.path, file.schema, [f'column_{i}' for i in range(n_columns)]
     if len(schema) != n_columns:
         raise DataError(path, f'{len(schema)} columns ({_some(list(schema))})', f'{n_columns} columns, column_0 to column_{n_columns - 1}')
     missing = [name for name in wanted if name not in schema]
@@ -44,22 +46,22 @@ def check_columns(
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #d4fc8d5f
 def check_rows(
-    path:str|Path, # a parquet file
-    n_rows:int,    # rows wanted
+    path:str|Path|ParquetFile, # a parquet file, perhaps already open
+    n_rows:int,                # rows wanted
 )->None:
     "Check the number of rows; raises `DataError`."
-    found = parquet_rows(path)
-    if found != n_rows: raise DataError(path, f'{found} rows', f'{n_rows} rows', hint='frame counts come from axis_info.parquet; do both belong to one tree?')
+    file = path if isinstance(path, ParquetFile) else ParquetFile(path)
+    if file.rows != n_rows: raise DataError(file.path, f'{file.rows} rows', f'{n_rows} rows', hint='frame counts come from axis_info.parquet; do both belong to one tree?')
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #62c1891d
 def _names_of(
-    path:Path,                # the file
+    file:ParquetFile,         # the file
     n_columns:int,            # columns it should have
     dtype:type,               # type they should have
     columns:np.ndarray|None,  # (k,) pixels wanted, or None for all
 )->list[str]:                 # (k,) column names
     "The columns to read; raises `DataError` about the file and `UsageError` about the choice."
-    names = check_columns(path, n_columns, dtype)
+    names = check_columns(file, n_columns, dtype)
     if columns is None: return names
     pixels = np.asarray(columns)
     if pixels.ndim != 1 or pixels.dtype.kind not in 'iu' or np.unique(pixels).size != pixels.size \
@@ -69,18 +71,18 @@ def _names_of(
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #bd026bf5
 def _read_block(
-    path:Path,        # the file
+    file:ParquetFile, # the file
     names:list[str],  # columns to read
     n_rows:int,       # rows wanted
     out:np.ndarray,   # (len(names), n_rows) filled here
-)->None:
+)->np.ndarray:        # `out`
     "Read some columns, one contiguous row of `out` for each; raises `DataError`."
-    table = read_parquet(path, names)
-    if table.height != n_rows: raise DataError(path, f'{table.height} rows', f'{n_rows} rows')
-    for i, name in enumerate(names):
-        column = table.get_column(name)
-        if column.null_count(): raise DataError(path, f'{column.null_count()} empty cells in {name}', 'a value in every cell')
-        out[i] = column.to_numpy()
+    table = file.read(names)
+    if table.height != n_rows: raise DataError(file.path, f'{table.height} rows', f'{n_rows} rows')
+    for row, column in zip(out, table.get_columns()):
+        if column.null_count(): raise DataError(file.path, f'{column.null_count()} empty cells in {column.name}', 'a value in every cell')
+        row[:] = column.to_numpy()
+    return out
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #36667106
 BLOCK_BYTES = 32 << 20 # size of a block of pixels, bytes
@@ -94,12 +96,12 @@ def read_columns(
     block_bytes:int=BLOCK_BYTES,  # size of a block, bytes
 )->np.ndarray:                    # (pixel, time) C-contiguous
     "Read a wide table as one row per pixel, contiguous in time; raises `DataError`, `UsageError`."
-    path = Path(path)
-    names = _names_of(path, n_columns, dtype, columns)
-    check_rows(path, n_rows)
+    file = ParquetFile(path)
+    names = _names_of(file, n_columns, dtype, columns)
+    check_rows(file, n_rows)
     out = np.empty((len(names), n_rows), dtype)
     step = max(1, block_bytes//max(1, n_rows*out.itemsize))
-    for start in range(0, len(names), step): _read_block(path, names[start:start + step], n_rows, out[start:start + step])
+    for start in range(0, len(names), step): _read_block(file, names[start:start + step], n_rows, out[start:start + step])
     return out
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #1b7e9929
@@ -110,18 +112,22 @@ def iter_columns(
     dtype:type=np.uint16,         # type wanted
     columns:np.ndarray|None=None, # (k,) pixels to read, in the order wanted; all when None
     block_bytes:int=BLOCK_BYTES,  # size of a block, bytes
-)->Iterator[tuple[slice, np.ndarray]]: # (rows of the whole, (pixel, time) C-contiguous); overwritten by the next block
-    "Read a wide table block by block; the file is checked before the first block. Raises as `read_columns`."
-    path = Path(path)
-    names = _names_of(path, n_columns, dtype, columns)
-    check_rows(path, n_rows)
+)->Iterator[tuple[slice, np.ndarray]]: # (rows of the whole, (pixel, time) C-contiguous); overwritten when the next block is asked for
+    "Read a wide table block by block, one ahead; the file is checked before the first block. Raises as `read_columns`."
+    file = ParquetFile(path)
+    names = _names_of(file, n_columns, dtype, columns)
+    check_rows(file, n_rows)
+    step = max(1, block_bytes//max(1, n_rows*np.dtype(dtype).itemsize))
+    parts = [slice(start, min(start + step, len(names))) for start in range(0, len(names), step)]
     def blocks():
-        step = max(1, block_bytes//max(1, n_rows*np.dtype(dtype).itemsize))
-        buffer = np.empty((min(step, len(names)), n_rows), dtype)
-        for start in range(0, len(names), step):
-            part = names[start:start + step]
-            _read_block(path, part, n_rows, buffer[:len(part)])
-            yield slice(start, start + len(part)), buffer[:len(part)]
+        buffers = [np.empty((min(step, len(names)), n_rows), dtype) for _ in parts[:2]]
+        def read(i): return _read_block(file, names[parts[i]], n_rows, buffers[i % 2][:parts[i].stop - parts[i].start])
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(read, 0) if parts else None
+            for i, part in enumerate(parts):
+                block = coming.result()
+                if i + 1 < len(parts): coming = reader.submit(read, i + 1)
+                yield part, block
     return blocks()
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #2a28619a

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['make_folder', 'atomic_write', 'sweep_temporaries', 'write_bytes', 'write_text', 'json_text', 'write_json',
-           'read_json', 'write_npz', 'read_npz', 'write_csv_rows', 'read_csv_rows', 'write_parquet', 'parquet_schema',
-           'parquet_rows', 'read_parquet', 'sha256_file', 'sha256_json', 'fingerprint_file']
+           'read_json', 'write_npz', 'read_npz', 'write_csv_rows', 'read_csv_rows', 'write_parquet', 'ParquetFile',
+           'parquet_schema', 'parquet_rows', 'read_parquet', 'sha256_file', 'sha256_json', 'fingerprint_file']
 
 # %% ../../nbs/00_core/20_store.ipynb #fbbe2b12
 import csv
@@ -285,36 +285,54 @@ def _damaged(
     return DataError(path, f'a damaged or truncated file ({" ".join(str(error).split())[:160]})', 'a whole parquet file',
                      hint='fetch or make it again; compare its size and sha256 with the source')
 
+# %% ../../nbs/00_core/20_store.ipynb #585a2fee
+class ParquetFile:
+    "A parquet file whose footer is read once, when it is opened; raises `DataError` when it is missing, empty or damaged."
+    def __init__(self,
+        path:str|Path, # a parquet file
+    ):
+        self.path, (pl, self._damage) = _present(path, 'a parquet file'), _polars()
+        with self._watched():
+            self._scan = pl.scan_parquet(self.path, glob=False, hive_partitioning=False)
+            self.schema = dict(self._scan.collect_schema()) # column name -> polars type, in the order of the file
+            self.rows = self._scan.select(pl.len()).collect().item() # as the footer says
+
+    @contextmanager
+    def _watched(self):
+        "Turn what the reader says about a damaged file into a `DataError`."
+        try: yield
+        except self._damage as error: raise _damaged(self.path, error) from None
+
+    def read(self,
+        columns:list[str]|None=None, # which columns; all when None
+    ):                               # a polars DataFrame, columns in the order asked for
+        "Read a table, or some of its columns; raises `DataError` when a page is damaged or a column missing."
+        missing = [name for name in columns or [] if name not in self.schema]
+        if missing:
+            have = list(self.schema)
+            raise DataError(self.path, f'columns {", ".join(have[:8])}{" ..." if len(have) > 8 else ""}', f'also {", ".join(missing[:8])}')
+        with self._watched(): return (self._scan if columns is None else self._scan.select(columns)).collect()
+
 def parquet_schema(
     path:str|Path, # a parquet file
 )->dict:           # column name -> polars type, in the order of the file
     "The columns of a parquet file; raises `DataError` when it is missing, empty or damaged."
-    path, (pl, damage) = _present(path, 'a parquet file'), _polars()
-    try: return dict(pl.scan_parquet(path, glob=False, hive_partitioning=False).collect_schema())
-    except damage as error: raise _damaged(path, error) from None
+    return ParquetFile(path).schema
 
 def parquet_rows(
     path:str|Path, # a parquet file
 )->int:            # rows, as its footer says
     "The number of rows of a parquet file; raises `DataError`."
-    path, (pl, damage) = _present(path, 'a parquet file'), _polars()
-    try: return pl.scan_parquet(path, glob=False, hive_partitioning=False).select(pl.len()).collect().item()
-    except damage as error: raise _damaged(path, error) from None
+    return ParquetFile(path).rows
 
 def read_parquet(
     path:str|Path,                # a parquet file
     columns:list[str]|None=None,  # which columns; all when None
 ):                                # a polars DataFrame
     "Read a parquet table; raises `DataError` when it is missing, damaged or lacks a column."
-    path, (pl, damage) = _present(path, 'a parquet file'), _polars()
-    try: return pl.read_parquet(path, columns=columns, glob=False, hive_partitioning=False)
-    except pl.exceptions.ColumnNotFoundError:
-        have = list(parquet_schema(path))
-        missing = [name for name in columns if name not in have]
-        raise DataError(path, f'columns {", ".join(have[:8])}{" ..." if len(have) > 8 else ""}', f'also {", ".join(missing[:8])}') from None
-    except damage as error: raise _damaged(path, error) from None
+    return ParquetFile(path).read(columns)
 
-# %% ../../nbs/00_core/20_store.ipynb #0f97f3ce
+# %% ../../nbs/00_core/20_store.ipynb #525d1ab3
 def sha256_file(
     path:str|Path, # the file
 )->str:            # 64 hexadecimal digits
@@ -327,7 +345,7 @@ def sha256_json(
     "The SHA-256 of an object's one JSON spelling."
     return hashlib.sha256(json_text(obj).encode('utf-8')).hexdigest()
 
-# %% ../../nbs/00_core/20_store.ipynb #ac0c0565
+# %% ../../nbs/00_core/20_store.ipynb #d196f864
 def fingerprint_file(
     path:str|Path,       # the file
     block:int=1 << 20,   # bytes hashed at each end

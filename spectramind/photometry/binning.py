@@ -34,7 +34,7 @@ def _outliers(flux, variance, usable, sigma, half):
     groups, times = flux.shape
     out = np.zeros((groups, times), np.bool_)
     for g in prange(groups):
-        row, limit, far = np.zeros(times), np.zeros(times), np.zeros(times)
+        row, limit = np.zeros(times), np.zeros(times)
         held, start, suspects = 0.0, 0, 0
         while start < times and not usable[g, start]: start += 1
         if start == times: continue
@@ -42,11 +42,12 @@ def _outliers(flux, variance, usable, sigma, half):
             if usable[g, max(t, start)]: held = flux[g, max(t, start)]
             row[t] = held
             if np.isfinite(variance[g, t]): limit[t] = sigma*np.sqrt(variance[g, t])
-        for k in range(2*half + 1): # the k-th neighbour of every sample; at both ends the window stays inside
-            for t in range(half): far[t] += abs(row[k] - row[t]) > limit[t]
-            for t in range(half, times - half): far[t] += abs(row[t + k - half] - row[t]) > limit[t]
-            for t in range(times - half, times): far[t] += abs(row[times - 2*half - 1 + k] - row[t]) > limit[t]
-        for t in range(times): suspects += usable[g, t] and far[t] > half
+        for t in range(times):
+            first, close = max(0, min(t - half, times - 2*half - 1)), 0
+            for i in range(first, first + 2*half + 1):
+                close += abs(row[i] - row[t]) <= limit[t] # it is close to itself
+                if close > half: break
+            suspects += usable[g, t] and close <= half
         if suspects == 0: continue
         distance = _median_distance(row, half)
         seen = 1.4826*np.median(distance)

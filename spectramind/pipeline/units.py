@@ -7,8 +7,11 @@ __all__ = ['DAMAGE', 'settings_hash', 'Observe', 'Fit', 'visit_files', 'calibrat
            'stands', 'observe', 'read_curves', 'sound_visits', 'fit_sound', 'fit', 'fitted', 'read_posterior']
 
 # %% ../../nbs/90_pipeline/40_units.ipynb #3310f237
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from numba import get_num_threads
 
 import numpy as np
 
@@ -81,14 +84,15 @@ def visit_files(
 def calibrate(
     challenge:Challenge, order:Observe, visit:int,
 )->dict:               # 'FGS1', 'AIRS-CH0' -> Frames
-    "Both instruments' frames of a visit, straight from the raw counts."
-    found = {}
-    for name in INSTRUMENTS:
+    "Both instruments' frames of a visit, straight from the raw counts; side by side, so that one is read while the other is worked on."
+    adc, axes, coadds, threads = challenge.adc, challenge.axes, challenge.coadds, get_num_threads()
+    def one(name):
+        columns = INSTRUMENTS[name].pixels()
         maps = challenge.calibration(order.split, order.planet_id, name, visit, allow_nan=order.steps.nan)
-        blocks = challenge.signal_blocks(order.split, order.planet_id, name, visit)
-        try: found[name] = calibrate_visit(blocks, name, challenge.adc, maps, challenge.axes, replace(order.steps, coadds=challenge.coadds[name]))
+        blocks = challenge.signal_blocks(order.split, order.planet_id, name, visit, columns)
+        try: return calibrate_visit(blocks, name, adc, maps, axes, replace(order.steps, coadds=coadds[name]), columns=columns, threads=threads)
         except UsageError as error: raise DataError(signal_path(order.root, order.split, order.planet_id, name, visit), f'frames that cannot be calibrated ({error.message})', 'counts and maps of one detector') from error
-    return found
+    with ThreadPoolExecutor(min(threads, len(INSTRUMENTS))) as pool: return dict(zip(INSTRUMENTS, pool.map(one, INSTRUMENTS)))
 
 def timeless(
     tree:object, # a log
@@ -98,7 +102,7 @@ def timeless(
     return [timeless(v) for v in tree] if isinstance(tree, (list, tuple)) else tree
 
 # %% ../../nbs/90_pipeline/40_units.ipynb #94822138
-DAMAGE = (DataError, UsageError, np.linalg.LinAlgError, FloatingPointError) # what unfit data raise
+DAMAGE = (DataError, UsageError, np.linalg.LinAlgError, FloatingPointError, RuntimeWarning) # what unfit data raise; the last where warnings are errors
 
 def damage(
     order:Observe, visit:int,
@@ -230,7 +234,7 @@ def fit(
         if order.star is None: raise DataError(*(order.fault or (f'{order.split}_star_info.csv', f'no row for planet {order.planet_id}', 'one row for each planet')))
         visits, lost = sound_visits(order)
         curves, hashes = read_curves(order.work, order.planet_id, visits, order.curves_settings)
-        made = _made_from(order, hashes)
+        made = _made_from(order, hashes, lost)
         if made.stands(product): return dict(made=0, lost=_lost(product))
         with single_threaded_blas(): posterior, more = fit_sound(curves, order.star, order.config)
         lost = {str(visit): reason for visit, reason in sorted((lost | more).items())}
@@ -246,8 +250,9 @@ def fitted(
 )->dict|None:          # what `fit` would return, or None when there is work or trouble
     "Whether the posterior stands, judged by the records of the light curves."
     product, place = Workplace(Path(order.work)).posterior(order.planet_id), Workplace(Path(order.work))
-    try: made = _made_from(order, {f'{name}_{visit}': sha256_file(getattr(place, name)(order.planet_id, visit))
-                                   for visit in sound_visits(order)[0] for name in ('fgs1_white', 'airs_bins')})
+    try:
+        visits, lost = sound_visits(order)
+        made = _made_from(order, {f'{name}_{visit}': sha256_file(getattr(place, name)(order.planet_id, visit)) for visit in visits for name in ('fgs1_white', 'airs_bins')}, lost)
     except SpectraMindError: return None
     return dict(made=0, lost=_lost(product)) if order.star is not None and made.stands(product) else None
 
@@ -255,9 +260,9 @@ def _lost(product:Path)->dict:
     "The visits a posterior had to do without, from its record."
     return read_record(product)['quality'].get('lost_visits', {})
 
-def _made_from(order:Fit, hashes:dict)->Made:
-    "What a posterior is made from."
-    return Made(hashes | dict(star=sha256_json(asdict(order.star)) if order.star else ''), order.settings)
+def _made_from(order:Fit, hashes:dict, lost)->Made:
+    "What a posterior is made from; that a visit was lost is part of it, so that a record always says so."
+    return Made(hashes | {f'lost_{visit}': sha256_json('lost') for visit in lost} | dict(star=sha256_json(asdict(order.star)) if order.star else ''), order.settings)
 
 def read_posterior(
     work:str|Path, planet_id:int,

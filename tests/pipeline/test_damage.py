@@ -20,7 +20,7 @@ from spectramind.pipeline.run import run
 from spectramind.pipeline.session import perform
 
 
-def table(path): return list(csv.reader(path.open()))
+def table(path): return list(csv.reader(path.read_text().splitlines()))
 
 
 def write(path, rows): path.write_text("".join(",".join(row) + "\n" for row in rows))
@@ -61,7 +61,7 @@ def test_a_planet_that_lost_one_visit_is_fitted_from_the_other(own_sky, settings
     harm(own_sky/"test"/str(planet))
     summary = run(settings(own_sky, work))
     assert not summary.bad and summary.lost == [("test", planet, "1")] and summary.origins == {"physics": 2}
-    assert (work/"dist"/"submission.csv").read_bytes() == (reference[0]/"dist"/"submission.csv").read_bytes()   # as if it had been seen once
+    assert (work/"dist"/"submission.csv").read_bytes() == (reference[0]/"dist"/"submission.csv").read_bytes()        # as if it had been seen once
     record = json.loads((work/"data"/"posterior"/f"planet_{planet}.npz.json").read_text())
     assert record["status"] == "ok" and list(record["quality"]["lost_visits"]) == ["1"]
     listed = table(work/"artifacts"/"reports"/"lost_visits.csv")
