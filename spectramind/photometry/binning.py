@@ -65,10 +65,11 @@ def find_outliers(
     if flux.shape[1] < 2*half + 1 or not np.isfinite(sigma): return np.zeros(flux.shape, bool)
     return _outliers(flux, variance, valid & np.isfinite(flux), float(sigma), half)
 
+# %% ../../nbs/40_photometry/50_binning.ipynb #24e5559d
 def find_outliers_ref(
     flux:np.ndarray, variance:np.ndarray, valid:np.ndarray, sigma:float=6., half:int=3, # as `find_outliers`
 )->np.ndarray:           # (group, time) bool, True = outlier
-    "The same in plain numpy, with every median taken."
+    "The same in plain numpy."
     usable, times = valid & np.isfinite(flux), flux.shape[1]
     last = np.maximum.accumulate(np.where(usable, np.arange(times), usable.argmax(1)[:, None]), axis=1)
     flux = np.nan_to_num(np.take_along_axis(flux, last, 1))
@@ -77,7 +78,7 @@ def find_outliers_ref(
     seen = 1.4826*np.median(distance, axis=1, keepdims=True)
     return usable & (distance > sigma*np.maximum(seen, np.sqrt(np.where(np.isfinite(variance), variance, 0))))
 
-# %% ../../nbs/40_photometry/50_binning.ipynb #d389bf74
+# %% ../../nbs/40_photometry/50_binning.ipynb #a9aceb29
 def bin_edges(
     times:int, # number of samples
     size:int,  # samples per bin
@@ -111,6 +112,7 @@ def bin_series(
     mean, noise, ok = _bin_rows(flux, variance, valid, edges)
     return fill_invalid(mean, ok), noise, ok
 
+# %% ../../nbs/40_photometry/50_binning.ipynb #436b173e
 def bin_series_ref(
     flux:np.ndarray, variance:np.ndarray, valid:np.ndarray, edges:np.ndarray, # as `bin_series`
 )->tuple[np.ndarray, np.ndarray, np.ndarray]: # as `bin_series`
@@ -131,7 +133,7 @@ def fill_invalid(
     for g in np.flatnonzero(~valid.all(1)): flux[g, ~valid[g]] = np.median(flux[g, valid[g]]) if valid[g].any() else 0.
     return flux
 
-# %% ../../nbs/40_photometry/50_binning.ipynb #3fd20583
+# %% ../../nbs/40_photometry/50_binning.ipynb #588b779f
 def overlap_mean(
     flux:np.ndarray,     # (time,) e-
     variance:np.ndarray, # (time,) e-^2
@@ -154,7 +156,7 @@ def overlap_mean(
     mean = np.where(ok, level + integral(np.where(usable, flux, level) - level)/safe, level)
     return mean, np.where(ok, integral(np.where(usable, variance, 0))/safe**2, np.inf), ok
 
-# %% ../../nbs/40_photometry/50_binning.ipynb #588b779f
+# %% ../../nbs/40_photometry/50_binning.ipynb #c19109d7
 def raise_variance(
     flux:np.ndarray,     # (time,) e-, one series
     slow:np.ndarray,     # (time,) e-, its running mean
@@ -178,7 +180,7 @@ def _moving_sum(
     now = np.arange(len(series))
     return total[np.minimum(now + window//2 + 1, len(series))] - total[np.maximum(now - window//2, 0)]
 
-# %% ../../nbs/40_photometry/50_binning.ipynb #c19109d7
+# %% ../../nbs/40_photometry/50_binning.ipynb #0a8a8af3
 def noise_report(
     flux:np.ndarray,     # (time,) e-, one series
     variance:np.ndarray, # (time,) e-^2

@@ -221,7 +221,7 @@ def _posteriors(
         except SpectraMindError as error: bad.append(Outcome((where, planet_id), failure=Failure(type(error).__name__, error.message, error.exit_code)))
     return good, bad
 
-FEWEST = 4   # labelled planets from which a prior can be learnt
+FEWEST = 2   # labelled planets from which a prior can be learnt; two or three only set its level
 
 def training_labels(
     config:Config,

@@ -1,6 +1,7 @@
 """Signals, visits and bad input on a small tree whose every cell can be predicted."""
 import os
 import shutil
+import time
 
 import numpy as np
 import polars as pl
@@ -345,10 +346,31 @@ def test_golden_folds_and_refusals(tmp_path):
 
 def test_memory_of_a_block_is_bounded(tree, monkeypatch):
     "Blocks ask the file for no more columns than fit, and never for the whole."
-    asked, true_read = [], wide_parquet.read_parquet
-    monkeypatch.setattr(wide_parquet, 'read_parquet', lambda p, names: (asked.append(len(names)), true_read(p, names))[1])
+    asked, true_read = [], wide_parquet.ParquetFile.read
+    monkeypatch.setattr(wide_parquet.ParquetFile, 'read', lambda file, names: (asked.append(len(names)), true_read(file, names))[1])
     read_signal(tree.root, 'train', 34983, 'FGS1', 0, tree.axes)
     assert asked == [1024]
     asked.clear()
     for _ in iter_signal_blocks(tree.root, 'train', 34983, 'FGS1', 0, tree.axes, block_bytes=100*144*2): pass
     assert asked == [100]*10 + [24]
+
+
+def test_reading_ahead_neither_spoils_a_block_nor_hides_an_error(tree, monkeypatch):
+    "The block in hand stays as it is while the next one is read; a block may be the last one wanted; an error comes with its own block."
+    whole = read_signal(tree.root, 'train', 34983, 'FGS1', 0, tree.axes)
+    blocks = iter_signal_blocks(tree.root, 'train', 34983, 'FGS1', 0, tree.axes, block_bytes=100*144*2)
+    for rows, block in blocks:
+        time.sleep(.01)                        # long enough for the next block to be there
+        assert np.array_equal(block, whole[rows])
+        if rows.start == 300: break
+    blocks.close()
+    true_read, calls = wide_parquet.ParquetFile.read, []
+    def breaks(file, names):
+        calls.append(names[0])
+        if len(calls) == 3: raise DataError(file.path, 'a broken page', 'a whole one')
+        return true_read(file, names)
+    monkeypatch.setattr(wide_parquet.ParquetFile, 'read', breaks)
+    seen = []
+    with pytest.raises(DataError, match='a broken page'):
+        for rows, _ in iter_signal_blocks(tree.root, 'train', 34983, 'FGS1', 0, tree.axes, block_bytes=100*144*2): seen.append(rows.start)
+    assert seen == [0, 100] and len(calls) == 3

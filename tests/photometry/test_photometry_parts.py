@@ -1,3 +1,4 @@
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -6,9 +7,10 @@ from hypothesis import strategies as st
 from spectramind.core.errors import UsageError
 from spectramind.photometry.airs import edge_rows, optimal_weights, slit_templates, slit_weights, spatial_profile
 from spectramind.photometry.background import regress_edge, smooth_foreground
-from spectramind.photometry.binning import bin_edges, bin_series, find_outliers, overlap_mean
+from spectramind.photometry.binning import bin_edges, bin_series, bin_series_ref, find_outliers, find_outliers_ref, overlap_mean
 from spectramind.photometry.fgs1 import aperture_weights, edge_weights, fill_holes, psf_templates, template_weights
-from spectramind.photometry.jitter import calm_frames, decorrelate, fast_part, running_mean, shift_polynomial
+from spectramind.photometry.jitter import (calm_frames, decorrelate, decorrelate_ref, fast_part, hold_last, hold_last_ref, running_mean, running_mean_ref,
+                                           shift_polynomial)
 
 
 def test_horne_weights_by_hand():
@@ -130,3 +132,60 @@ def test_without_a_transit_nothing_is_taken_for_foreground():
     mean, spread = smooth_foreground(found, error, np.linspace(2, 4, 20), edge.mean(1))
     assert (mean < 100).all() and (mean + 4*spread > 0).all() and (error > 20).all()
     with pytest.raises(UsageError): regress_edge(core, edge[:, 1:], np.ones(20), np.ones(20), core[0], np.ones(20), np.ones(900, bool))
+
+
+def broken_series(seed, groups=5, times=400):
+    "Series with outliers, gaps, infinite variances, one that never counts and one without noise."
+    rng = np.random.default_rng(seed)
+    flux = 1e5*(1 + rng.normal(0, 3e-3, (groups, times))*rng.choice([.1, 1., 5.], (groups, 1)))
+    flux[rng.random(flux.shape) < .02] *= 1.2
+    flux[rng.random(flux.shape) < .02] = np.nan
+    flux[-1] = 7.
+    variance = np.where(rng.random(flux.shape) < .02, np.inf, rng.choice([0., 1e2, 1e5], (groups, 1)))
+    valid = rng.random(flux.shape) > .1
+    valid[:, :rng.integers(0, 9)] = valid[1] = False
+    return flux, variance, valid
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.integers(7, 400), st.sampled_from([1., 3., 6., 18.]), st.integers(1, 3))
+def test_outliers_and_bins_are_those_of_the_plain_versions(seed, times, sigma, half):
+    flux, variance, valid = broken_series(seed, times=times)
+    assert np.array_equal(find_outliers(flux, variance, valid, sigma, half), find_outliers_ref(flux, variance, valid, sigma, half))
+    for size in (1, 5):
+        fast, slow = (bins(flux, variance, valid, bin_edges(times, size)) for bins in (bin_series, bin_series_ref))
+        for a, b in zip(fast, slow): np.testing.assert_allclose(a, b, rtol=1e-13)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10**6), st.integers(1, 300), st.sampled_from([1, 9, 51, 1001]))
+def test_series_kernels_are_the_plain_versions(seed, times, window):
+    flux, _, valid = broken_series(seed, times=times)
+    valid &= np.isfinite(flux)
+    held = hold_last(flux, valid)
+    assert np.array_equal(held, hold_last_ref(flux, valid))
+    for series in (held, held[0], held[None]): assert np.array_equal(running_mean(series, window), running_mean_ref(series, window))
+    assert np.array_equal(running_mean(np.arange(times), window), running_mean_ref(np.arange(times)*1., window))
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(0, 10**6), st.booleans())
+def test_decorrelation_is_the_plain_version(seed, calm):
+    rng = np.random.default_rng(seed)
+    flux, _, valid = broken_series(seed, times=700)
+    args = flux, valid, shift_polynomial(rng.normal(0, .1, (2, 700)), 2), 51, 5., (rng.random(700) > .1 if calm else None)
+    for a, b in zip(decorrelate(*args), decorrelate_ref(*args)): np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_series_kernels_give_the_same_bits_for_any_number_of_threads():
+    flux, variance, valid = broken_series(8, groups=40, times=3000)
+    terms = shift_polynomial(np.random.default_rng(8).normal(0, .1, (2, 3000)), 3)
+    before, results = numba.get_num_threads(), []
+    try:
+        for threads in (1, before):
+            numba.set_num_threads(threads)
+            held = hold_last(flux, valid & np.isfinite(flux))
+            results.append([held, running_mean(held, 51), *decorrelate(flux, valid, terms, 51), find_outliers(flux, variance, valid, 3.),
+                            *bin_series(flux, variance, valid, bin_edges(3000, 7))])
+    finally: numba.set_num_threads(before)
+    for a, b in zip(*results): assert np.array_equal(a, b, equal_nan=a.dtype == float)

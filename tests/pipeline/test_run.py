@@ -70,7 +70,7 @@ def test_nothing_is_done_twice_and_a_changed_setting_redoes_what_depends_on_it(s
     assert fitted.reports[0].made == 0 and fitted.reports[1].made == 7          # other fits, the same light curves
     orders = stages.observe_orders(settings(sky, work, "photometry.clip_sigma=5.5"), frames=False)
     assert all(stages.units.stands(order) is None for _, order in orders)       # other light curves
-    with pytest.raises(DataError, match="at least 4"): stages.obtain_prior(settings(sky, work, "photometry.clip_sigma=5.5"))
+    with pytest.raises(DataError, match="at least 2"): stages.obtain_prior(settings(sky, work, "photometry.clip_sigma=5.5"))
 
 
 def test_touching_one_raw_file_redoes_one_planet(own_sky, settings, reference, tmp_path):
