@@ -8,8 +8,8 @@ python -m pip wheel -q --disable-pip-version-check --no-deps --no-build-isolatio
 python -m venv "$tmp/env"
 index=$(python -m pip config get global.index-url 2>/dev/null || true); index=${PIP_INDEX_URL:-$index}
 if [ -n "$index" ] && [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX=$index; fi
-if command -v uv >/dev/null; then uv pip install -q -p "$tmp/env/bin/python" --no-deps --require-hashes -r requirements-runtime.lock
-else "$tmp/env/bin/python" -m pip install -q --no-deps --require-hashes -r requirements-runtime.lock; fi
+fast() { command -v uv >/dev/null && uv pip install -q --system-certs -p "$tmp/env/bin/python" --no-deps --require-hashes -r requirements-runtime.lock; }
+fast || "$tmp/env/bin/python" -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements-runtime.lock
 "$tmp/env/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-index "$tmp"/spectramind-*.whl
 "$tmp/env/bin/python" -m pip check
 cd "$tmp"

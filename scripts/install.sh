@@ -15,7 +15,7 @@ index=${PIP_INDEX_URL:-$index}
 if [ -n "$index" ] && [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then export UV_DEFAULT_INDEX=$index; fi
 fast() {
   "$py" -m pip install -q --disable-pip-version-check uv==0.13.8 &&
-  "$venv/bin/uv" pip install -q -p "$py" --no-deps --require-hashes -r requirements.lock
+  "$venv/bin/uv" pip install -q --system-certs -p "$py" --no-deps --require-hashes -r requirements.lock
 }
 fast || { echo "uv could not do it, falling back to pip" >&2; "$py" -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock; }
 quietly() { local log; log=$(mktemp); "$@" >"$log" 2>&1 || { cat "$log" >&2; rm -f "$log"; return 1; }; rm -f "$log"; }

@@ -346,9 +346,9 @@ def test_golden_folds_and_refusals(tmp_path):
 
 def test_memory_of_a_block_is_bounded(tree, monkeypatch):
     "Blocks ask the file for no more columns than fit, and never for the whole."
-    asked, true_read = [], wide_parquet.ParquetFile.read
+    asked, axes, true_read = [], tree.axes, wide_parquet.ParquetFile.read
     monkeypatch.setattr(wide_parquet.ParquetFile, 'read', lambda file, names: (asked.append(len(names)), true_read(file, names))[1])
-    read_signal(tree.root, 'train', 34983, 'FGS1', 0, tree.axes)
+    read_signal(tree.root, 'train', 34983, 'FGS1', 0, axes)
     assert asked == [1024]
     asked.clear()
     for _ in iter_signal_blocks(tree.root, 'train', 34983, 'FGS1', 0, tree.axes, block_bytes=100*144*2): pass
@@ -364,7 +364,7 @@ def test_reading_ahead_neither_spoils_a_block_nor_hides_an_error(tree, monkeypat
         assert np.array_equal(block, whole[rows])
         if rows.start == 300: break
     blocks.close()
-    true_read, calls = wide_parquet.ParquetFile.read, []
+    axes, true_read, calls = tree.axes, wide_parquet.ParquetFile.read, []
     def breaks(file, names):
         calls.append(names[0])
         if len(calls) == 3: raise DataError(file.path, 'a broken page', 'a whole one')
@@ -372,5 +372,5 @@ def test_reading_ahead_neither_spoils_a_block_nor_hides_an_error(tree, monkeypat
     monkeypatch.setattr(wide_parquet.ParquetFile, 'read', breaks)
     seen = []
     with pytest.raises(DataError, match='a broken page'):
-        for rows, _ in iter_signal_blocks(tree.root, 'train', 34983, 'FGS1', 0, tree.axes, block_bytes=100*144*2): seen.append(rows.start)
+        for rows, _ in iter_signal_blocks(tree.root, 'train', 34983, 'FGS1', 0, axes, block_bytes=100*144*2): seen.append(rows.start)
     assert seen == [0, 100] and len(calls) == 3
