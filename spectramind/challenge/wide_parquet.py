@@ -70,19 +70,16 @@ def _names_of(
     return [names[i] for i in pixels.tolist()]
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #bd026bf5
-def _read_block(
-    file:ParquetFile, # the file
-    names:list[str],  # columns to read
-    n_rows:int,       # rows wanted
-    out:np.ndarray,   # (len(names), n_rows) filled here
-)->np.ndarray:        # `out`
-    "Read some columns, one contiguous row of `out` for each; raises `DataError`."
-    table = file.read(names)
-    if table.height != n_rows: raise DataError(file.path, f'{table.height} rows', f'{n_rows} rows')
+def _fill(
+    out:np.ndarray,   # (pixel, n_rows) filled here
+    table:pl.DataFrame, # its columns become the rows of `out`
+    path:Path,        # where it comes from
+)->None:
+    "Copy columns into rows; raises `DataError` when there are too few or empty cells."
+    if table.height != out.shape[1]: raise DataError(path, f'{table.height} rows', f'{out.shape[1]} rows')
     for row, column in zip(out, table.get_columns()):
-        if column.null_count(): raise DataError(file.path, f'{column.null_count()} empty cells in {column.name}', 'a value in every cell')
+        if column.null_count(): raise DataError(path, f'{column.null_count()} empty cells in {column.name}', 'a value in every cell')
         row[:] = column.to_numpy()
-    return out
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #36667106
 BLOCK_BYTES = 32 << 20 # size of a block of pixels, bytes
@@ -101,7 +98,7 @@ def read_columns(
     check_rows(file, n_rows)
     out = np.empty((len(names), n_rows), dtype)
     step = max(1, block_bytes//max(1, n_rows*out.itemsize))
-    for start in range(0, len(names), step): _read_block(file, names[start:start + step], n_rows, out[start:start + step])
+    for start in range(0, len(names), step): _fill(out[start:start + step], file.read(names[start:start + step]), file.path)
     return out
 
 # %% ../../nbs/10_challenge/10_wide_parquet.ipynb #1b7e9929
@@ -120,13 +117,15 @@ def iter_columns(
     step = max(1, block_bytes//max(1, n_rows*np.dtype(dtype).itemsize))
     parts = [slice(start, min(start + step, len(names))) for start in range(0, len(names), step)]
     def blocks():
-        buffers = [np.empty((min(step, len(names)), n_rows), dtype) for _ in parts[:2]]
-        def read(i): return _read_block(file, names[parts[i]], n_rows, buffers[i % 2][:parts[i].stop - parts[i].start])
+        buffer = np.empty((min(step, len(names)), n_rows), dtype)
         with ThreadPoolExecutor(1) as reader:
-            coming = reader.submit(read, 0) if parts else None
+            coming = reader.submit(file.read, names[:step])
             for i, part in enumerate(parts):
-                block = coming.result()
-                if i + 1 < len(parts): coming = reader.submit(read, i + 1)
+                table = coming.result()
+                coming = reader.submit(file.read, names[parts[i + 1]]) if part.stop < len(names) else None
+                block = buffer[:part.stop - part.start]
+                _fill(block, table, file.path)
+                del table
                 yield part, block
     return blocks()
 
