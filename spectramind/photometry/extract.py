@@ -193,6 +193,7 @@ def _extract_airs(
     share = share/np.where(light > 0, light, np.inf)
     if not np.isfinite(sums.sum()): sums = np.nan_to_num(sums) # a frame without any good pixel
     moved = np.stack([share[k] @ sums[:, 2 + k] for k in (0, 1)])/np.where(relative == 0, 1, relative)
+    del sums # 50 MB that are not needed any more
     total_before = noise_report(white, white_noise, ~broken)
     flux, foreground = _remove_foreground(whole, light_edge, known_noise.mean(1), edge_noise, running_mean(relative, window),
                                           weights.sum(0), frames.wavelength_um, ~broken, shift_polynomial(moved[:1], 1), config.background)
