@@ -26,10 +26,14 @@ check: dev       ## clean, export, lint, layers, README, notebooks, wheel
 	bash scripts/check.sh
 
 bench: dev       ## speed and memory, as ratios against references in the same run
-	python benchmarks/bench_calibration.py
+	@missed=0; for part in calibration transit fit; do echo "== bench_$$part"; python benchmarks/bench_$$part.py || missed=1; done; exit $$missed
 
 proof: dev       ## slow: full-cadence planets from raw frames to score
 	python benchmarks/proof.py
+
+.PHONY: proof-curves
+proof-curves: dev   ## slow: coverage, oracle, injection, robustness, learning curve, from light curves
+	python benchmarks/proof_curves.py
 
 docs: dev        ## the site, from the same notebooks (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs: Quarto is not on the PATH; get it from https://quarto.org/docs/get-started/ and run make docs again" >&2; exit 3; }

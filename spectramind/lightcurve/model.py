@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FitConfig', 'VisitData', 'rebin', 'prepare_visit', 'white_visit', 'Shared', 'shared_parameters',
-           'distance_and_slopes', 'transit_terms', 'drift_field', 'State', 'chi2']
+           'distance_and_slopes', 'transit_terms', 'drift_field', 'drift_slopes', 'State', 'chi2']
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #4302a21e
+# %% ../../nbs/50_lightcurve/25_model.ipynb #4f0310de
 from dataclasses import dataclass, replace
 import numpy as np
 from ..core.errors import ConfigError, DataError
@@ -18,13 +18,14 @@ from ..physics.transit import quadratic_flux, quadratic_flux_grad
 from .drift import drift_prior_sd, legendre_basis, unit_interval
 from .noise import noise_ratio
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #0be7d916
+# %% ../../nbs/50_lightcurve/25_model.ipynb #bb47ee37
 @dataclass(frozen=True)
 class FitConfig:
     "Choices of the joint fit; widths are Gaussian standard deviations."
     time_bins:int=375            # points per visit that are fitted
     drift_time_order:int=4       # highest Legendre order in time
     drift_wave_order:int=3       # highest Legendre order in wavelength (AIRS)
+    drift:str="auto"             # AIRS drift: 'free' in every product of orders, 'rank_one' f(t) g(wavelength), or 'auto': what the evidence prefers
     drift_scale:float=2e-3       # size of the drift prior, dimensionless
     a_rs_sd:float=0.10           # of ln(a/Rs) about the star table
     inc_sd_deg:float=0.8         # of the inclination about the star table
@@ -34,15 +35,17 @@ class FitConfig:
     max_iterations:int=25        # Gauss-Newton steps at most
     tolerance:float=1e-3         # stop when a step changes chi2 by less
     clip_sigma:float=6.0         # points further from the fit than this lose their weight
+    stretch_sigma:float=6.0      # so do stretches whose white-light sum departs further than this
 
     def __post_init__(self):
         if self.time_bins < 40 or self.starts < 1 or self.max_iterations < 1: raise ConfigError(
             f"time_bins={self.time_bins}, starts={self.starts}, max_iterations={self.max_iterations}",
             hint="use time_bins >= 40 and at least one start and iteration")
-        for name in ("drift_scale", "a_rs_sd", "inc_sd_deg", "dt_sd_h", "limb_sd_scale", "tolerance", "clip_sigma"):
+        if self.drift not in ("auto", "free", "rank_one"): raise ConfigError(f"drift={self.drift!r}", hint="choose auto, free or rank_one")
+        for name in ("drift_scale", "a_rs_sd", "inc_sd_deg", "dt_sd_h", "limb_sd_scale", "tolerance", "clip_sigma", "stretch_sigma"):
             if not getattr(self, name) > 0: raise ConfigError(f"{name}={getattr(self, name)} is not positive", hint="give a positive number")
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #0687d571
+# %% ../../nbs/50_lightcurve/25_model.ipynb #42534c15
 @dataclass(frozen=True, eq=False)
 class VisitData:
     "One visit, normalised: the first `n_fgs1` columns are FGS1, the others AIRS."
@@ -53,6 +56,11 @@ class VisitData:
     drift_f:np.ndarray   # (time, n) basis of FGS1's drift
     drift_w:np.ndarray   # (wave_airs, m) basis over AIRS wavelengths
     ratio:np.ndarray     # (wave,) observed / propagated variance
+    gauge:np.ndarray|None=None # (m, m) None: AIRS drift free in every product of orders; else f(t) g(wavelength), g = gauge[:, 0] + gauge[:, 1:] h
+    @property
+    def n_drift(self):   # coefficients: FGS1's, then AIRS'
+        order, m = self.drift_f.shape[1], self.drift_w.shape[1]
+        return order + (order*m if self.gauge is None else order + m - 1)
 
 
 def rebin(
@@ -66,7 +74,7 @@ def rebin(
     total = np.add.reduceat(weight, edges, axis=0)
     return np.add.reduceat(weight*x, edges, axis=0)/np.where(total > 0, total, 1), total
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #4de2beea
+# %% ../../nbs/50_lightcurve/25_model.ipynb #4ea2785a
 def prepare_visit(
     curves:LightCurves,  # one visit
     config:FitConfig,    # choices
@@ -93,7 +101,7 @@ def prepare_visit(
     return VisitData(t, y, w, 1, legendre_basis(x, config.drift_time_order, 1),
                      legendre_basis(unit_interval(default_wavelengths()[1:]), config.drift_wave_order), ratio)
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #8eea89e0
+# %% ../../nbs/50_lightcurve/25_model.ipynb #22e78c79
 def white_visit(
     visit:VisitData,  # 283 columns
 )->VisitData:         # 2 columns: FGS1 and the weighted mean of AIRS
@@ -109,22 +117,25 @@ def white_visit(
     return replace(visit, flux=np.column_stack([visit.flux[:, :n], flux]), weight=np.column_stack([visit.weight[:, :n], weight]),
                    drift_w=np.ones((1, 1)), ratio=np.append(visit.ratio[:n], np.median(visit.ratio[n:])))
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #60983dcb
+# %% ../../nbs/50_lightcurve/25_model.ipynb #3f7bd2f0
 @dataclass(frozen=True, eq=False)
 class Shared:
-    "Layout and prior of the parameters that wavelengths share: t0 per visit, ln a/Rs, beta = b^2, dt, limb darkening (2 FGS1, 4 AIRS), drift per visit."
+    "Layout and prior of the parameters that wavelengths share: t0 per visit, ln a/Rs, beta = b^2, dt, limb darkening (2 FGS1, 6 AIRS), drift per visit."
     n_visits:int
     period_d:float
     prior_mean:np.ndarray    # (p,)
     prior_sd:np.ndarray      # (p,)
     u_mean:np.ndarray        # (wave, 2) limb darkening of the prior
-    u_basis:np.ndarray       # (wave, 2, 6) d u / d theta[limb]
+    u_basis:np.ndarray       # (wave, 2, 8) d u / d theta[limb]
     n_drift:int              # drift coefficients per visit
+    pull:tuple|None=None     # (direction (p,), target, sd): direction @ theta is held at the target, to look along a direction
 
     @property
-    def limb(self): return slice(self.n_visits + 3, self.n_visits + 9)
-    def drift(self, v): 
-        start = self.n_visits + 9 + v*self.n_drift
+    def geometry(self): return slice(0, self.n_visits + 3)
+    @property
+    def limb(self): return slice(self.n_visits + 3, self.n_visits + 3 + self.u_basis.shape[2])
+    def drift(self, v):
+        start = self.limb.stop + v*self.n_drift
         return slice(start, start + self.n_drift)
     def limb_darkening(self, theta): return self.u_mean + self.u_basis@theta[self.limb]
 
@@ -138,24 +149,26 @@ def shared_parameters(
     "Priors from the star table and the stellar atmosphere."
     n = visits[0].n_fgs1
     u_mean, u_sd = quadratic_prior(star.ts_k, wavelength_um)
-    slope = (wavelength_um[n:] - 2.9)/0.97
-    basis = np.zeros((len(wavelength_um), 2, 6))
+    smooth = legendre_basis((wavelength_um[n:] - 2.925)/0.975, 2)                       # constant, slope, curvature
+    basis = np.zeros((len(wavelength_um), 2, 8))
     basis[:n, 0, 0] = basis[:n, 1, 1] = 1
-    for j in (0, 1): basis[n:, j, 2 + 2*j], basis[n:, j, 3 + 2*j] = 1, slope
-    sd_a = np.median(u_sd[n:], axis=0)
-    limb_sd = config.limb_sd_scale*np.array([u_sd[0, 0], u_sd[0, 1], sd_a[0], .5*sd_a[0], sd_a[1], .5*sd_a[1]])
+    basis[n:, 0, 2:5] = basis[n:, 1, 5:8] = smooth
+    sd_a, fall = np.median(u_sd[n:], axis=0), np.array([1, .5, .25])
+    limb_sd = config.limb_sd_scale*np.concatenate([u_sd[0], sd_a[0]*fall, sd_a[1]*fall])
     b = star.a_rs*np.cos(np.radians(star.inc_deg))
     b_sd = np.hypot(star.a_rs*np.radians(config.inc_sd_deg), .05*b)
     beta_sd = np.hypot(2*b*b_sd, 1.5*b_sd**2)
     n_w = visits[0].drift_w.shape[1] - 1
     order = visits[0].drift_f.shape[1]
-    drift_sd = np.concatenate([drift_prior_sd(order, 0, config.drift_scale), drift_prior_sd(order, n_w, config.drift_scale)])
+    fgs1_sd = drift_prior_sd(order, 0, config.drift_scale)
+    airs_sd = drift_prior_sd(order, n_w, config.drift_scale) if visits[0].gauge is None else np.concatenate([np.sqrt(n_w + 1)*fgs1_sd, np.ones(n_w)])
+    drift_sd = np.concatenate([fgs1_sd, airs_sd])
     middle = [.5*(v.time_h[0] + v.time_h[-1]) for v in visits]
-    mean = np.concatenate([middle, [np.log(star.a_rs), b*b + b_sd**2, 0], np.zeros(6), np.zeros(len(visits)*len(drift_sd))])
+    mean = np.concatenate([middle, [np.log(star.a_rs), b*b + b_sd**2, 0], np.zeros(8), np.zeros(len(visits)*len(drift_sd))])
     sd = np.concatenate([[2.] * len(visits), [config.a_rs_sd, beta_sd, config.dt_sd_h], limb_sd, np.tile(drift_sd, len(visits))])
     return Shared(len(visits), star.period_d, mean, sd, u_mean, basis, len(drift_sd))
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #a75b7f84
+# %% ../../nbs/50_lightcurve/25_model.ipynb #e50cccd1
 def distance_and_slopes(
     time_h:np.ndarray,  # (time,)
     t0_h:float, ln_a:float, beta:float, period_d:float,
@@ -169,7 +182,7 @@ def distance_and_slopes(
     behind = cosine <= 0
     return np.where(behind, 1e3, zeta), np.where(behind[:, None], 0, slopes)
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #35a4e135
+# %% ../../nbs/50_lightcurve/25_model.ipynb #e047c871
 def transit_terms(
     visit:VisitData, v:int, shared:Shared, theta:np.ndarray,
     depth:np.ndarray,       # (wave,) (Rp/Rs)^2
@@ -180,7 +193,7 @@ def transit_terms(
     k = np.sqrt(np.maximum(depth, 1e-8))
     u = shared.limb_darkening(theta)
     transit = np.empty(visit.flux.shape)
-    d_depth, d_theta = (np.empty(visit.flux.shape), np.zeros(visit.flux.shape + (nv + 9,))) if gradient else (None, None)
+    d_depth, d_theta = (np.empty(visit.flux.shape), np.zeros(visit.flux.shape + (shared.limb.stop,))) if gradient else (None, None)
     for cols, dt in ((slice(0, n), theta[nv + 2]), (slice(n, None), 0.)):
         zeta, slopes = distance_and_slopes(visit.time_h, theta[v] + dt, theta[nv], theta[nv + 1], shared.period_d)
         if not gradient:
@@ -199,10 +212,27 @@ def drift_field(
 )->np.ndarray:                                 # (time, wave) z(t, lambda)
     "The drift that these coefficients describe."
     order = visit.drift_f.shape[1]
-    airs = visit.drift_f@coefficients[order:].reshape(order, -1)@visit.drift_w.T
-    return np.column_stack([np.repeat((visit.drift_f@coefficients[:order])[:, None], visit.n_fgs1, 1), airs])
+    own, airs = coefficients[:order], coefficients[order:]
+    if visit.gauge is None: z = visit.drift_f@airs.reshape(order, -1)@visit.drift_w.T
+    else: z = np.multiply.outer(visit.drift_f@airs[:order], visit.drift_w@(visit.gauge[:, 0] + visit.gauge[:, 1:]@airs[order:]))
+    return np.column_stack([np.repeat((visit.drift_f@own)[:, None], visit.n_fgs1, 1), z])
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #affb0318
+
+def drift_slopes(
+    visit:VisitData, coefficients:np.ndarray,  # (n_drift,) of this visit
+)->np.ndarray:                                 # (wave, time, n_drift) dz/dcoefficient
+    "How the drift changes with each of its coefficients."
+    F, W, order, n = visit.drift_f, visit.drift_w, visit.drift_f.shape[1], visit.n_fgs1
+    out = np.zeros((n + len(W), len(F), visit.n_drift))
+    out[:n, :, :order] = F
+    if visit.gauge is not None:
+        f, h = coefficients[order:2*order], coefficients[2*order:]
+        out[n:, :, order:2*order] = (W@(visit.gauge[:, 0] + visit.gauge[:, 1:]@h))[:, None, None]*F
+        out[n:, :, 2*order:] = (F@f)[:, None]*(W@visit.gauge[:, 1:])[:, None, :]
+    else: out[n:, :, order:] = (F[:, :, None]*W[:, None, None, :]).reshape(len(W), len(F), -1)
+    return out
+
+# %% ../../nbs/50_lightcurve/25_model.ipynb #001c2a93
 @dataclass(frozen=True, eq=False)
 class State:
     "Where the fit stands: star levels (visit, wave), depths (wave,), shared parameters (p,)."
@@ -216,6 +246,7 @@ def chi2(
 )->float:
     "Weighted squared residuals plus the priors' penalty."
     total = (((state.theta - shared.prior_mean)/shared.prior_sd)**2).sum()
+    if shared.pull is not None: total += ((shared.pull[0]@state.theta - shared.pull[1])/shared.pull[2])**2
     for v, visit in enumerate(visits):
         model = state.level[v]*(1 + drift_field(visit, state.theta[shared.drift(v)]))*transit_terms(visit, v, shared, state.theta, state.depth, False)[0]
         total += (visit.weight*(visit.flux - model)**2).sum()

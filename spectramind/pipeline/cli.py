@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'Overrides', 'ConfigName', 'ROOT_CONFIG', 'Layout', 'ExitCodes', 'root', 'run', 'demo', 'simulate', 'calibrate',
-           'features', 'fit', 'predict', 'submit', 'score', 'validate', 'main']
+           'features', 'fit', 'predict', 'submit', 'export', 'score', 'validate', 'main']
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #d85f29a5
+# %% ../../nbs/90_pipeline/60_cli.ipynb #813676a2
 import sys
 from typing import Annotated, Optional
 
@@ -17,7 +17,7 @@ from .. import __version__
 from ..core.errors import InternalError, SpectraMindError, UsageError
 from .session import perform, write_traceback
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #7481c082
+# %% ../../nbs/90_pipeline/60_cli.ipynb #19282e7a
 class ExitCodes(TyperGroup):
     "A command group whose every ending has one of the project's exit codes."
     def main(self, *args, standalone_mode=True, **kwargs):
@@ -39,7 +39,7 @@ class ExitCodes(TyperGroup):
         if standalone_mode: sys.exit(code)
         return code
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #7c215c2f
+# %% ../../nbs/90_pipeline/60_cli.ipynb #6094c67e
 app = typer.Typer(cls=ExitCodes, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help='Raw frames of the Ariel space telescope in, exoplanet spectra with honest error bars out.')
 Overrides = Annotated[Optional[list[str]], typer.Argument(metavar='[KEY=VALUE]...', help='Settings, for example data=science paths.work=DIR calib.steps.hot=true.')]
@@ -67,7 +67,7 @@ def _told(report, config)->dict:
         raise kind(f'{report.stage}: found that all {len(report.bad)} planets failed, wanted at least one that does not', hint='the reasons are listed above and in artifacts/reports/bad_planets.csv')
     return dict(planets=len(report.outcomes), planets_made=report.made, planets_bad=len(report.bad), visits_lost=len(report.lost))
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #43f632bd
+# %% ../../nbs/90_pipeline/60_cli.ipynb #90a2c9c2
 @app.command()
 def run(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG):
     "Every stage for one data root, each resuming where it stands, to dist/submission.csv and one page."
@@ -97,7 +97,7 @@ def _told_score(report)->None:
     typer.echo(f'score {report.total:.4f}  (FGS1 {report.fgs1:.4f}, AIRS {report.airs:.4f}) on {len(report.planet_id)} planets')
     typer.echo(f'1-sigma coverage {one.fraction:.3f}  (FGS1 {one.fgs1:.3f}, AIRS {one.airs:.3f}; nominal 0.683)')
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #197b31a0
+# %% ../../nbs/90_pipeline/60_cli.ipynb #1a6fac48
 @app.command()
 def simulate(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG):
     "Make a complete challenge tree (data=smoke or data=science), its test truth beside it."
@@ -136,7 +136,7 @@ def fit(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG):
         return _told(stages.fit(config), config)
     perform('fit', overrides, config_name, action)
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #4b2a8f0f
+# %% ../../nbs/90_pipeline/60_cli.ipynb #1a990cb6
 Layout = Annotated[Optional[str], typer.Option('--layout', help='kaggle, wide or sample_id; submit.layout when not given.')]
 
 def _with_layout(overrides, layout)->list: return [*(overrides or []), *([f'submit.layout={layout}'] if layout else [])]
@@ -171,7 +171,21 @@ def submit(words:Annotated[Optional[list[str]], typer.Argument(metavar='[PREDICT
                    f'{manifest["sigma_floored_fgs1"] + manifest["sigma_floored_airs"]} error bars raised to the floor')
     perform('submit', _with_layout([word for word in words or [] if '=' in word], layout), config_name, action)
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #ebddd04a
+# %% ../../nbs/90_pipeline/60_cli.ipynb #16481ced
+@app.command()
+def export(planet:Annotated[str, typer.Argument(metavar='PLANET', help="The planet's id.")],
+           overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG,
+           form:Annotated[str, typer.Option('--format', help='ecsv (Astropy), netcdf (xarray) or taurex (text for TauREx 3).')]='ecsv',
+           out:Annotated[Optional[str], typer.Option('--out', help='File or folder to write to; artifacts/exports when not given.')]=None):
+    "One planet's final spectrum with bin limits and covariance, for other programs."
+    def action(config):
+        from spectramind.pipeline import stages
+        path, spectrum = stages.export(config, planet, form, out)
+        if spectrum.origin != 'physics': typer.echo(f'planet {spectrum.planet_id}: the fit is not trusted ({spectrum.meta["flag_reason"]}); the file holds the row of the prior', err=True)
+        typer.echo(str(path))
+    perform('export', overrides, config_name, action)
+
+# %% ../../nbs/90_pipeline/60_cli.ipynb #b820fbb8
 @app.command()
 def score(submission:Annotated[str, typer.Argument(metavar='SUBMISSION', help='csv, json or zip, any layout.')],
           truth:Annotated[str, typer.Argument(metavar='TRUTH', help='A table planet_id, wl_1 ... wl_283.')],

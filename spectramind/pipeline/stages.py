@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FEWEST', 'all_planets', 'Report', 'write_bad_planets', 'check_tables', 'check_prediction', 'enough', 'observe_orders',
            'fit_orders', 'for_all', 'calibrate', 'features', 'fit', 'to_do', 'simulation_of', 'simulate', 'labels_of',
-           'expected_planets', 'training_labels', 'read_prior', 'obtain_prior', 'predict', 'sample_of',
-           'submission_info', 'submit', 'truth_of', 'score_file', 'write_table']
+           'expected_planets', 'training_labels', 'read_prior', 'obtain_prior', 'predict', 'final_spectrum', 'export',
+           'sample_of', 'submission_info', 'submit', 'truth_of', 'score_file', 'write_table']
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #4fa684d8
+# %% ../../nbs/90_pipeline/50_stages.ipynb #cd106c96
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,18 +20,20 @@ from ..challenge.layout import Challenge, list_planets, scan_visits
 from ..challenge.planets import read_labels, scan_labels
 from .. import __version__
 from ..core.determinism import single_threaded_blas
-from ..core.errors import ConfigError, DataError, SchemaError, SpectraMindError
-from ..core.nouns import Spectra
+from ..core.errors import ConfigError, DataError, SchemaError, SpectraMindError, UsageError
+from ..core.nouns import DepthPosterior, Spectra
+from ..core.paths import parse_planet_id
 from ..core.store import read_json, sha256_file, sha256_json, write_csv_rows, write_json
-from ..lightcurve.prior import SpectralPrior, learn_prior, predict_spectra, prior_row
+from ..lightcurve.prior import SpectralPrior, learn_prior, posterior_spectrum, predict_spectra, prior_row
 from . import units
 from .config import Config, config_hash
 from .executor import Failure, Outcome, choose_workers, run_units
 from .products import Made, Workplace, read_predictions, write_predictions
+from ..scoring.export import FinalSpectrum, describe, ending_of, write_export
 from ..scoring.score import ScoreReport, naive_statistics, score
 from ..scoring.submission import MANIFEST, complete, read_submission, write_package, write_submission
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #db498be4
+# %% ../../nbs/90_pipeline/50_stages.ipynb #5afd33b7
 def all_planets(
     root:str|Path, # the challenge tree
 )->list[tuple]:    # (split, planet_id), train first, ids ascending
@@ -75,7 +77,7 @@ def write_bad_planets(
     return write_csv_rows(Workplace(Path(config.paths.work)).reports/'bad_planets.csv', ['planet_id', 'split', 'stage', 'error', 'message'],
                           sorted(first.values()))
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #f809c0a1
+# %% ../../nbs/90_pipeline/50_stages.ipynb #d52cfdb1
 def check_tables(config:Config)->None:
     "Read the tables that every planet's calibration needs; raises `DataError`."
     all_planets(config.data.root)
@@ -95,7 +97,7 @@ def enough(config:Config, n:int, what:str, hint:str='')->None:
     if n < FEWEST: raise DataError(Path(config.data.root)/'train.csv', f'{n} {what}', f'at least {FEWEST} to learn the prior from',
                                    hint=f'{hint}give predict.checkpoint=path/to/prior.json, or a tree with more labelled planets')
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #0ab75df9
+# %% ../../nbs/90_pipeline/50_stages.ipynb #e14979ac
 def observe_orders(
     config:Config, frames:bool=True, curves:bool=True, # what is wanted
 )->list:                # ((split, planet_id), Observe)
@@ -129,7 +131,7 @@ def for_all(
     new = {o.key: o for o in run_units(function, todo, kind=e.kind, workers=e.workers, max_tasks=e.max_tasks, warm=True, description=stage)}
     return Report(stage, [new.get(key) or Outcome(key, there[key]) for key, _ in orders])
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #2d0b4db3
+# %% ../../nbs/90_pipeline/50_stages.ipynb #8bda0f76
 def calibrate(config:Config)->Report:
     "Calibrate every planet and keep the frames that `calib.persist` asks for."
     if config.calib.persist == 'none':
@@ -162,7 +164,7 @@ def to_do(
             found.append((split, planet_id, visit, [*(['frames'] if frames else []), *(['light curves'] if curves else [])]))
     return found
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #cfb6dd9c
+# %% ../../nbs/90_pipeline/50_stages.ipynb #b1816ea5
 def simulation_of(
     config:Config,
 )->dict:         # JSON-able
@@ -189,7 +191,7 @@ def simulate(config:Config)->str: # a line for people
     write_json(note, dict(settings=settings, complete=True))
     return f'simulate: {d.n_train} training and {d.n_test} test planets in {root}, {done["written"]} made now'
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #33f8edc9
+# %% ../../nbs/90_pipeline/50_stages.ipynb #a5625c41
 def labels_of(
     root:str|Path,
 )->tuple|None:   # ids (planet,), depths (planet, 283); None without train.csv, or with no sound row in it
@@ -206,18 +208,22 @@ def expected_planets(
     known = set(asked)
     return asked + [p for split, p in all_planets(root) if split == 'test' and p not in known]
 
+def _posterior(order:units.Fit)->DepthPosterior:
+    "A planet's posterior if it stands: made with these settings, from the light curves that are there now; raises `DataError`."
+    found = units.read_posterior(order.work, order.planet_id, order.settings)
+    if units.fitted(order) is None: raise DataError(f'planet {order.planet_id}', 'a posterior of other light curves than are there now', 'one of these', hint='run `spectramind fit`')
+    return found
+
 def _posteriors(
     config:Config, split:str, skip:set=frozenset(),
 )->tuple[list, list]:  # DepthPosteriors, failed Outcomes
-    "The posteriors that stand: made with these settings, from the light curves that are there now."
+    "The posteriors that stand, and why the others do not."
     good, bad = [], []
     for (where, planet_id), order in fit_orders(config):
         if where != split: continue
         try:
             if (where, planet_id) in skip: raise DataError(f'planet {planet_id}', 'an earlier stage that failed', 'a posterior')
-            found = units.read_posterior(config.paths.work, planet_id, order.settings)
-            if units.fitted(order) is None: raise DataError(f'planet {planet_id}', 'a posterior of other light curves than are there now', 'one of these', hint='run `spectramind fit`')
-            good.append(found)
+            good.append(_posterior(order))
         except SpectraMindError as error: bad.append(Outcome((where, planet_id), failure=Failure(type(error).__name__, error.message, error.exit_code)))
     return good, bad
 
@@ -242,8 +248,6 @@ def read_prior(
     try:
         prior = SpectralPrior.from_dict(read_json(path))
         mu, sigma = prior_row(prior)
-        for name in ('bias', 'temperature'):
-            if np.shape(getattr(prior, name)) != (2,): raise ValueError(f'{name} has shape {np.shape(getattr(prior, name))}, (2,) is wanted')
         if not (np.isfinite(mu).all() and np.isfinite(sigma).all() and (sigma > 0).all()): raise ValueError('its row for an unknown planet is not finite')
     except DataError: raise
     except (SpectraMindError, ValueError, TypeError, AttributeError, IndexError, np.linalg.LinAlgError) as error:
@@ -280,7 +284,48 @@ def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
     fault = {p.planet_id: Failure('Flagged', f'the fit is not trusted: {p.quality.get("reason", "")}', 0) for p in posteriors if p.quality.get('flag', False)}
     return spectra, Report('predict', [Outcome(('test', p.planet_id), dict(made=1), fault.get(p.planet_id)) for p in posteriors] + bad)
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #fd7a6109
+# %% ../../nbs/90_pipeline/50_stages.ipynb #8c505276
+def _final(
+    posterior:DepthPosterior, prior:SpectralPrior,
+)->tuple:                 # mu (283,), cov (283, 283), origin; as `predict_spectra` has them
+    "Mean and covariance behind a row of the prediction."
+    with single_threaded_blas():
+        row = predict_spectra([posterior], prior)
+        if row.origin[0] != 'physics': return row.mu[0], np.diag(row.sigma[0]**2), row.origin[0]
+        return *posterior_spectrum(posterior, prior), 'physics'
+
+def final_spectrum(
+    config:Config,
+    planet:str|int,   # its id, any spelling
+)->FinalSpectrum:
+    "One planet's final spectrum; raises `UsageError` on an unknown planet and `DataError` when fit or prior are missing."
+    planet_id = parse_planet_id(planet)
+    orders = {order.planet_id: (split, order) for (split, _), order in fit_orders(config)}
+    if planet_id not in orders:
+        raise UsageError(f'planet: found {planet_id}, wanted one of the {len(orders)} planets of {config.data.root}', hint=f'such as {min(orders)}; data.root=DIR looks in another tree')
+    split, order = orders[planet_id]
+    posterior = _posterior(order)
+    checkpoint = Path(config.predict.checkpoint or Workplace(Path(config.paths.work)).checkpoint)
+    if not checkpoint.is_file(): raise DataError(checkpoint, 'no prior', 'the one that `spectramind predict` learns', hint='run `spectramind predict` first, or give predict.checkpoint=path/to/prior.json')
+    mu, cov, origin = _final(posterior, read_prior(checkpoint))
+    made_of = f'simulated, profile {config.data.profile}, seed {config.seed}' if config.data.simulated else 'Ariel Data Challenge'
+    facts = dict(split=split, data=made_of, n_visits=posterior.quality.get('n_visits'), config_sha256=submission_info(config)['config_sha256'], prior_sha256=sha256_file(checkpoint))
+    return FinalSpectrum(planet_id, mu, cov, origin, posterior, describe(posterior, order.star, origin, **facts))
+
+def export(
+    config:Config,
+    planet:str|int,           # its id
+    form:str='ecsv',          # 'ecsv', 'netcdf' or 'taurex'
+    out:str|Path|None=None,   # file or folder; artifacts/exports when None
+)->tuple[Path, FinalSpectrum]: # the file written, and what is in it
+    "Write one planet's spectrum for other programs; raises as `final_spectrum` does, and `UsageError` on an unknown format or a missing library."
+    ending = ending_of(form)                          # before anything is computed
+    spectrum = final_spectrum(config, planet)
+    path = Path(out or Path(config.paths.work)/'artifacts'/'exports')
+    if out is None or path.is_dir(): path = path/f'{spectrum.planet_id}{ending}'
+    return write_export(path, spectrum, form), spectrum
+
+# %% ../../nbs/90_pipeline/50_stages.ipynb #ddbc2735
 def sample_of(
     root:str|Path,
 )->Path|None:   # sample_submission.csv, if the tree has one

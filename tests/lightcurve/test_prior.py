@@ -24,7 +24,7 @@ def population(n, seed=0):
 
 
 @pytest.fixture(scope="module")
-def prior(): return P.fit_prior(population(60), lengths=(.12,), blends=(.4,))
+def prior(): return P.fit_prior(population(60), kernel=P.Kernel(blend=.4, nugget=.03))
 
 
 def test_one_scale_is_plain_gaussian_conditioning(prior):
@@ -53,7 +53,7 @@ def test_flat_is_seen_as_flat_and_bands_are_kept(prior):
 @settings(max_examples=8, deadline=None)
 @given(st.floats(20e-6, 1e-3), st.floats(0, 5e-4))
 def test_a_prior_never_adds_uncertainty_beyond_the_data_or_breaks_symmetry(noise, common):
-    prior = P.fit_prior(population(24), lengths=(.12,), blends=(.4,))
+    prior = P.fit_prior(population(24), kernel=P.Kernel(blend=.4))
     cov = np.diag(np.full(283, noise**2)) + common**2
     mu, post = P.apply_prior(DepthPosterior(1, population(1, 5)[0], cov, {}, {}, {}), prior)
     assert np.isfinite(mu).all() and np.allclose(post, post.T)
@@ -67,10 +67,10 @@ def test_recalibration_finds_bias_and_overconfidence():
     folds = {i: i % 5 for i in range(60)}
     posts = [DepthPosterior(i, seen[i], cov/4, {}, {}, dict(flag=False)) for i in range(60)]
     learnt = P.learn_prior(posts, truth, folds)
-    assert learnt.bias == pytest.approx((.01, .01), abs=.004)
-    assert min(learnt.temperature) > 1.25
+    assert learnt.bias[:, 0] == pytest.approx((.01, .01), abs=.004)
+    assert np.exp(learnt.spread[:, 0]).min() > 1.2
     fair = P.learn_prior([DepthPosterior(i, truth[i] + (seen - 1.01*truth)[i], cov, {}, {}, dict(flag=False)) for i in range(60)], truth, folds)
-    assert np.abs(fair.bias).max() < .004 and all(.95 <= t < 1.25 for t in fair.temperature)
+    assert np.abs(fair.bias).max() < .004 and np.abs(fair.spread[:, 0]).max() < .22
 
 
 def test_rows_for_the_unknown_are_wide_and_counted(prior):
@@ -88,7 +88,7 @@ def test_few_labels_give_a_broad_prior(n):
     z = (mu - truth)/np.sqrt(np.diag(post))
     assert np.abs(z).max() < 6 and np.sqrt((z**2).mean()) < 2
     learnt = P.learn_prior([DepthPosterior(i, np.full(283, .01), cov, {}, {}, dict(flag=False)) for i in range(n)], population(n, 7), {i: i % 5 for i in range(n)})
-    assert all(np.isfinite(learnt.temperature)) and P.prior_row(learnt)[1].min() > 1e-3
+    assert np.isfinite(learnt.spread).all() and np.isfinite(learnt.bias).all() and P.prior_row(learnt)[1].min() > 1e-3
 
 
 def test_json_round_trip_and_refusals(prior):
