@@ -49,8 +49,8 @@ def known_depth(
     out = cov - gain@cross
     return mean + gain@(label - depth), .5*(out + out.T)
 
-# %% ../../nbs/50_lightcurve/17_population.ipynb #16235c03
-ANCHOR = 4.   # planets that the broad prior counts for
+# %% ../../nbs/50_lightcurve/17_population.ipynb #a655f6b9
+ANCHOR = 4.   # pseudo-planets
 
 
 def learn_population(
@@ -103,11 +103,13 @@ def meet(
 
 
 def _maximise(kind, seen, broad):
-    "B and S that make the expected parameters most probable, with ANCHOR planets of the broad prior mixed in; drifts have no preferred sign, hence mean zero."
+    "B and S that make the expected parameters most probable, with ANCHOR planets without correlations mixed in, which are as broad as the old prior if there are few; drifts have no preferred sign, hence mean zero."
     star, mean, cov = (np.array(a) for a in zip(*seen))
     B = np.zeros((3, len(broad))) if kind.endswith("drift") else np.linalg.solve(star.T@star + ANCHOR*np.eye(3), star.T@mean)
     spread = mean - star@B
-    S = (cov.sum(0) + spread.T@spread + ANCHOR*(B.T@B + broad))/(len(seen) + ANCHOR)
+    n, scatter = len(seen), cov.sum(0) + spread.T@spread
+    doubt = (1 + n/ANCHOR)**-2.                                                            # of the variances themselves: all of it without planets, hardly any with sixty
+    S = (scatter + ANCHOR*((1 - doubt)*np.diag(np.diag(scatter))/n + doubt*broad))/(n + ANCHOR)
     return dict(B=B, S=.5*(S + S.T))
 
 

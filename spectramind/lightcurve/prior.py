@@ -111,11 +111,11 @@ class SpectralPrior:
         if out.scale_weight.shape != SCALES.shape: raise SchemaError(f"scale_weight has {out.scale_weight.size} entries, {SCALES.size} are wanted")
         return out
 
-# %% ../../nbs/50_lightcurve/20_prior.ipynb #0147c515
+# %% ../../nbs/50_lightcurve/20_prior.ipynb #eeb400b7
 def log_likelihood(
     deviation:np.ndarray,   # (planet, 283) spectra minus their AIRS mean
     spectrum:tuple,         # eigenvalues (283,) and eigenvectors (283, 283) of the unit covariance
-    noise:float=2e-6,       # depth; labels are not exact to better than this
+    noise:float=1e-5,       # depth; how exactly spectra are taken to be known: well below it, fine structure alone would decide on the scale
 )->np.ndarray:              # (planet, scale)
     "log N(deviation; 0, s^2 K + noise^2) for every scale."
     value, vector = spectrum
@@ -147,7 +147,7 @@ def mixture_log_likelihood(
     top = a.max(1)
     return top + np.log(np.exp(a - top[:, None]).sum(1))
 
-# %% ../../nbs/50_lightcurve/20_prior.ipynb #0a0fc362
+# %% ../../nbs/50_lightcurve/20_prior.ipynb #f773473c
 CHOICES = dict(length_um=(.05, .12, .3, .7), blend=(0., .4, .75, .93), fine=(.03, .08, .15, .25), nugget=(3e-4, 1e-3, 3e-3, .01, .03))  # tried for each part of the kernel
 SEEN_AT = dict(fine=5e-6, nugget=3e-7)   # depth; how exactly labels are taken to be known: fine structure shows only in nearly exact ones
 
@@ -194,7 +194,7 @@ def _left_out(shapes, scale, kernel, folds, precision):
     fold, deviation, total = np.arange(len(shapes))%folds, shapes*scale[:, None], 0.
     for f in range(folds):
         spectrum = np.linalg.eigh(shape_covariance(shapes[fold != f], kernel))
-        weight = learn_scales(log_likelihood(deviation[fold != f], spectrum, min(precision, 2e-6)))
+        weight = learn_scales(log_likelihood(deviation[fold != f], spectrum, min(precision, 1e-5)))
         total += mixture_log_likelihood(log_likelihood(deviation[fold == f], spectrum, precision), weight).sum()
     return float(total/len(shapes))
 

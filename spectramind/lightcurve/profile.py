@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['level_direction', 'moved', 'departure', 'walk', 'mixture']
 
-# %% ../../nbs/50_lightcurve/29_profile.ipynb #0242e938
+# %% ../../nbs/50_lightcurve/29_profile.ipynb #f12656c4
 from dataclasses import replace
 import numpy as np
 from .model import FitConfig, Shared, State, chi2, drift_field, transit_terms
-from .solve import evidence, gauss_newton, laplace_covariance
+from .solve import assemble, gauss_newton, laplace_covariance, solve_arrow
 
 # %% ../../nbs/50_lightcurve/29_profile.ipynb #afd18696
 def level_direction(
@@ -45,12 +45,12 @@ def departure(
     v, floor = level_direction(cov_theta, cross), chi2(visits, shared, state)
     return max(abs(chi2(visits, shared, moved(visits, shared, state, v, cov_theta, cross, side*s)) - floor - s*s) for side in (-1, 1))
 
-# %% ../../nbs/50_lightcurve/29_profile.ipynb #a282b9d0
+# %% ../../nbs/50_lightcurve/29_profile.ipynb #a8e90e0f
 def walk(
     visits:list, shared:Shared, state:State, config:FitConfig,
     cov_theta:np.ndarray, cross:np.ndarray,
     reach:int=6,         # steps of one standard deviation to each side at most
-)->list:                 # (s, evidence, State, cov, cov_theta, cross) of each slice, s ascending
+)->list:                 # (s, E, State, cov, cov_theta, cross) of each slice, s ascending
     "Solve the fit anew on slices along the direction in which the mean depth is uncertain."
     v = level_direction(cov_theta, cross)
     found = [_slice(visits, shared, state, config, v, 0, v@state.theta)]
@@ -75,7 +75,8 @@ def _slice(visits, shared, state, config, v, s, origin):
     held = replace(shared, pull=(v, origin + s, .05))
     low, high = shared.prior_mean - 5*shared.prior_sd, shared.prior_mean + 5*shared.prior_sd
     state, _, _ = gauss_newton(visits, held, replace(state, theta=np.clip(state.theta, low, high)), config, 1e-9)
-    return (s, evidence(visits, held, state, chi2(visits, shared, state)), state, *laplace_covariance(visits, held, state))
+    cost = chi2(visits, shared, state) + np.linalg.slogdet(solve_arrow(*assemble(visits, held, state))[2])[1]
+    return (s, float(cost), state, *laplace_covariance(visits, held, state))
 
 
 def mixture(

@@ -8,7 +8,7 @@ from spectramind.challenge.planets import StarRow
 from spectramind.challenge.wavelength import default_wavelengths
 from spectramind.core.errors import ConfigError, DataError
 from spectramind.core.nouns import LightCurves
-from spectramind.lightcurve import fit as F
+from spectramind.lightcurve import fit as F, model as M, solve as S
 from spectramind.physics.transit import projected_distance, quadratic_flux
 
 UM = default_wavelengths()
@@ -35,15 +35,19 @@ def visit(seed, t0=3.7, a=9.0, inc=88.5, period=4.0, depth=None, noise=1.0, n=28
 def star(a=9.4, inc=88.2, period=4.0): return StarRow(7, 1.2, 1.1, 5800., 1., 0., period, a, inc)
 
 
-@pytest.fixture(scope="module")
-def linearised():
-    config = F.FitConfig(time_bins=60)
-    data = [F.prepare_visit(visit(s, n=60, number=s, t0=3.5 + .2*s), config) for s in (0, 1)]
-    shared = F.shared_parameters(data, star(), UM, config)
+@pytest.fixture(scope="module", params=["free", "rank one", "pulled"])
+def linearised(request):
+    config = M.FitConfig(time_bins=60)
+    data = [M.prepare_visit(visit(s, n=60, number=s, t0=3.5 + .2*s), config) for s in (0, 1)]
+    if request.param != "free": data = [replace(d, gauge=np.linalg.qr(np.random.default_rng(v).standard_normal((4, 4)))[0]) for v, d in enumerate(data)]
+    shared = M.shared_parameters(data, star(), UM, config)
     rng = np.random.default_rng(5)
     theta = shared.prior_mean + .02*shared.prior_sd*rng.standard_normal(len(shared.prior_mean))
     theta[:2] = 3.5, 3.7
-    state = F.State(np.ones((2, 283)), np.full(283, .012) + 1e-4*rng.random(283), theta)
+    if request.param == "pulled":
+        along = rng.standard_normal(len(theta))/shared.prior_sd
+        shared = replace(shared, pull=(along, along@theta + .3, .05))
+    state = M.State(np.ones((2, 283)), np.full(283, .012) + 1e-4*rng.random(283), theta)
     return data, shared, state
 
 
@@ -57,15 +61,15 @@ def dense(H, C, corner):
 
 def test_arrow_equals_dense_algebra(linearised):
     data, shared, state = linearised
-    H, C, corner, g, g_theta = F.assemble(data, shared, state)
+    H, C, corner, g, g_theta = S.assemble(data, shared, state)
     A = dense(H, C, corner)
     scale = 1/np.sqrt(np.diag(A))                                    # the blocks' units differ by 12 orders of magnitude
     inverse = scale[:, None]*np.linalg.inv(A*scale*scale[:, None])*scale
     full = inverse@np.r_[g.ravel(), g_theta]
-    own, step, _, _ = F.solve_arrow(H, C, corner, g, g_theta)
+    own, step, _, _ = S.solve_arrow(H, C, corner, g, g_theta)
     np.testing.assert_allclose(own.ravel(), full[:-len(step)], rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(step, full[-len(step):], rtol=1e-6, atol=1e-12)
-    cov, cov_theta = F.depth_covariance(data, shared, state)
+    cov, cov_theta = S.depth_covariance(data, shared, state)
     depth = np.arange(283)*3 + 2
     np.testing.assert_allclose(cov, inverse[np.ix_(depth, depth)], rtol=1e-6, atol=1e-16)
     np.testing.assert_allclose(cov_theta, inverse[-len(step):, -len(step):], rtol=1e-5, atol=1e-14)
@@ -73,16 +77,16 @@ def test_arrow_equals_dense_algebra(linearised):
 
 def test_gradient_is_that_of_chi2(linearised):
     data, shared, state = linearised
-    _, _, _, g, g_theta = F.assemble(data, shared, state)
+    _, _, _, g, g_theta = S.assemble(data, shared, state)
     for i in range(len(state.theta)):
         h = 1e-4*shared.prior_sd[i]
         move = np.zeros(len(state.theta)); move[i] = h
-        up, down = (F.chi2(data, shared, replace(state, theta=state.theta + s*move)) for s in (1, -1))
+        up, down = (M.chi2(data, shared, replace(state, theta=state.theta + s*move)) for s in (1, -1))
         assert -(up - down)/(4*h)*shared.prior_sd[i] == pytest.approx(g_theta[i]*shared.prior_sd[i], rel=2e-4, abs=2e-3), i
     for w in (0, 1, 150, 282):
         h = 1e-7
         move = np.zeros(283); move[w] = h
-        up, down = (F.chi2(data, shared, replace(state, depth=state.depth + s*move)) for s in (1, -1))
+        up, down = (M.chi2(data, shared, replace(state, depth=state.depth + s*move)) for s in (1, -1))
         assert -(up - down)/(4*h) == pytest.approx(g[w, -1], rel=1e-4, abs=50.)
 
 
@@ -143,8 +147,8 @@ def test_refusals():
     with pytest.raises(DataError, match="no visit"): F.fit_planet([], star())
     empty = replace(visit(1), valid=np.zeros((281, 283), bool))
     with pytest.raises(DataError, match="usable"): F.fit_planet([empty], star())
-    with pytest.raises(ConfigError, match="time_bins"): F.FitConfig(time_bins=3)
-    with pytest.raises(ConfigError, match="drift_scale"): F.FitConfig(drift_scale=-1.)
+    with pytest.raises(ConfigError, match="time_bins"): M.FitConfig(time_bins=3)
+    with pytest.raises(ConfigError, match="drift_scale"): M.FitConfig(drift_scale=-1.)
 
 
 @pytest.mark.parametrize("law", ["power2", "linear"])
@@ -158,3 +162,47 @@ def test_a_star_that_does_not_follow_the_assumed_law(law):
         if not posterior.quality["flag"]: z.append([error[0]/cov[0, 0]**.5, error[1:].mean()/cov[1:, 1:].mean()**.5])
     z = np.array(z)
     assert len(z) >= 4 and np.abs(z).max() < 5 and np.sqrt((z**2).mean()) < 2
+
+
+def drifting(rank):
+    "A grey transit under a drift of the given rank, strong enough to tell."
+    t = np.linspace(0, 7.5, 281)
+    curves, x, y = visit(21), np.linspace(-1, 1, 281), (UM - 2.9)/.97
+    z = np.zeros((281, 283))
+    for j in range(rank): z += 2e-3*np.outer((x, x*x - .3)[j], (1 + .5*y, y**2 - .8*y)[j])
+    assert len(t) == len(curves.flux)
+    return replace(curves, flux=curves.flux*(1 + z))
+
+
+def test_evidence_chooses_the_drift():
+    one, two = F.fit_planet([drifting(1)], star()), F.fit_planet([drifting(2)], star())
+    assert one.quality["drift"] == "rank_one" and one.quality["rank_one_gain"] > 5
+    assert two.quality["drift"] == "free" and two.quality["rank_one_gain"] < -5
+    forced = F.fit_planet([drifting(1)], star(), M.FitConfig(drift="free"))
+    assert forced.cov[1:, 1:].mean() > one.cov[1:, 1:].mean() and np.abs(forced.mean - one.mean)[1:].mean() < 4*forced.cov[1:, 1:].mean()**.5
+    with pytest.raises(ConfigError, match="drift"): M.FitConfig(drift="rank two")
+
+
+def test_stretches_that_are_no_transit_lose_their_weight():
+    clean, broken = visit(22), visit(22)
+    t = broken.time_h
+    flux = broken.flux*(1 - .012*np.exp(-t/.2) + .004*((t > 5.6) & (t < 6.)))[:, None]
+    good, bad = F.fit_planet([clean], star()), F.fit_planet([replace(broken, flux=flux)], star())
+    assert good.quality["masked"] == 0 and .05 < bad.quality["masked"] < .3 and not bad.quality["flag"]
+    assert abs((bad.mean - good.mean)[1:].mean()) < 3*bad.cov[1:, 1:].mean()**.5
+
+
+def test_a_grazing_planet_is_walked_and_a_central_one_is_not():
+    from dataclasses import replace as change
+    from spectramind.simulate.curves import simulate_light_curves
+    from spectramind.simulate.population import draw_population
+    planet = next(p for p in draw_population(60, 3) if p.n_visits == 1 and .012 < p.depth[1] < .02)
+    found = {}
+    for b in (.2, .97):
+        inc = float(np.degrees(np.arccos(b/planet.a_rs)))
+        p = change(planet, inc_deg=inc, star=change(planet.star, inc_deg=inc, a_rs=planet.a_rs))
+        found[b] = F.fit_planet(simulate_light_curves(p, 1, time_bins=141), p.star)
+    assert "slices" not in found[.2].quality and found[.2].quality["not_gaussian"] < 1
+    q = found[.97]
+    assert "slices" in q.quality and sum(q.quality["slices"]) == pytest.approx(1, abs=1e-3) and np.linalg.eigvalsh(q.cov).min() > 0
+    if not q.quality["flag"]: assert abs((q.mean - planet.depth)[1:].mean()) < 4*q.cov[1:, 1:].mean()**.5
