@@ -122,7 +122,7 @@ class Condition:
     twice: bool = False         # every planet has two visits
     own_prior: bool = False     # also with a prior learnt from planets observed like this
     @property
-    def honest(self) -> bool: return not self.spoil # what is seen is what the simulator meant
+    def honest(self) -> bool: return not self.spoil and self.conditions.jitter_scale == 1 # the noise is what it is said to be: the oracle can be asked
 
 
 CONDITIONS = {c.name: c for c in (
@@ -936,7 +936,8 @@ def robustness_row(name: str, which: str, judged: Judged, naive: tuple, oracle: 
     shares = shares_inside(judged, "final", sound) if len(z) else {t: np.full(4, np.nan) for t in TARGETS}
     numbers = dict(score=report.total, fgs1=report.fgs1, airs=report.airs, worst_z=worst, worst_planet=planet, worst_bin=int(z.max(0).argmax()) if len(z) else 0,
                    flagged=kinds.count("flagged"), refused=kinds.count("refused"), crashed=kinds.count("crashed"), reasons=sorted({r for _, _, r in judged.faults})[:8])
-    row = [name, which, f"{report.total:.3f}", f"{report.fgs1:.3f}", f"{report.airs:.3f}", oracle, *(percent(shares[t][1], 0) for t in TARGETS[:3]),
+    numbers["beyond_3"] = int(((z[:, 0] > 3) | (np.abs(judged.z_mean["final"][sound]) > 3)).sum())
+    row = [name, which, f"{report.total:.3f}", f"{report.fgs1:.3f}", f"{report.airs:.3f}", oracle, *(percent(shares[t][1], 0) for t in TARGETS[:3]), numbers["beyond_3"],
            numbers["flagged"], numbers["refused"], numbers["crashed"], f"{worst:.1f}"]
     return row, numbers
 
@@ -956,9 +957,10 @@ def prove_robustness(setting: Setting) -> Report:
             numbers[f"{name}, {which} prior"] = found
             bars.append(bar(f"{name}, {which} prior: largest error over sigma", found["worst_z"], high=8., digits=1))
         bars.append(bar(f"{name}: crashes", found["crashed"], high=0, digits=0))
-    header = ["condition", "prior", "score", "FGS1", "AIRS", "oracle", "68 % FGS1", "68 % AIRS bins", "68 % AIRS mean", "flagged", "refused", "crashed", "max z"]
+    header = ["condition", "prior", "score", "FGS1", "AIRS", "oracle", "68 % FGS1", "68 % AIRS bins", "68 % AIRS mean", "beyond 3", "flagged", "refused", "crashed", "max z"]
     text = [f"{setting.condition_test} test planets for each condition; the prior is learnt from {setting.train} nominal training planets, or from {setting.condition_train} of the same condition ('own').",
-            "Planets that are flagged or refused get the population's mean and count in the score. 'max z' is the largest error over sigma in any bin of a trusted planet."]
+            "Planets that are flagged or refused get the population's mean and count in the score. 'max z' is the largest error over sigma in any bin of a trusted planet;",
+            "'beyond 3' counts trusted planets whose FGS1 depth or AIRS mean is off by more than three sigma: failures that nothing announces. The oracle is asked where the noise is what it is said to be."]
     return Report("Robustness", text, [dict(caption="Conditions", header=header, rows=rows)], bars, numbers)
 
 

@@ -6,13 +6,13 @@
 __all__ = ['ANCHOR_MEAN', 'ANCHOR_COV', 'ANCHOR_WEIGHT', 'sky_basis', 'measure_foreground', 'learn_foreground',
            'correct_foreground']
 
-# %% ../../nbs/50_lightcurve/15_foreground.ipynb #3dc9d752
+# %% ../../nbs/50_lightcurve/15_foreground.ipynb #d7ac0bf7
 from dataclasses import replace
 import numpy as np
 from ..core.errors import SchemaError
 from ..core.nouns import DepthPosterior
 
-# %% ../../nbs/50_lightcurve/15_foreground.ipynb #2ad84f30
+# %% ../../nbs/50_lightcurve/15_foreground.ipynb #af433164
 def sky_basis(
     n:int=282,    # AIRS wavelengths
 )->np.ndarray:    # (n, 3)
@@ -40,7 +40,7 @@ def measure_foreground(
                         subtracted=np.where(np.isfinite(subtracted), subtracted, 0.).tolist()))
     return out
 
-# %% ../../nbs/50_lightcurve/15_foreground.ipynb #ede07798
+# %% ../../nbs/50_lightcurve/15_foreground.ipynb #27f55ff0
 ANCHOR_MEAN = np.array([2.5, 0., 0.])                  # e- per pixel and CDS exposure
 ANCHOR_COV = np.diag([2.5, 1., 1.])**2
 ANCHOR_WEIGHT = 3.                                     # visits that the anchor counts for
@@ -63,7 +63,7 @@ def learn_foreground(
         cov = (inner.sum(0) + spread.T@spread + ANCHOR_WEIGHT*(ANCHOR_COV/4 + np.outer(ANCHOR_MEAN - mean, ANCHOR_MEAN - mean)))/n
     return dict(mean=mean.tolist(), cov=cov.tolist(), visits=len(visits))
 
-# %% ../../nbs/50_lightcurve/15_foreground.ipynb #7f329256
+# %% ../../nbs/50_lightcurve/15_foreground.ipynb #9221ea3d
 def correct_foreground(
     posterior:DepthPosterior,
     population:dict,            # from `learn_foreground`
