@@ -107,8 +107,8 @@ def find_fault(
     if abs(state.depth[0]/mean - 1) > .6: return f"FGS1 and AIRS disagree: depths {1e6*state.depth[0]:.0f} and {1e6*mean:.0f} ppm"
     return ""
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #6c12a6b9
-NOT_GAUSSIAN = 1.   # departure of chi2 at two sigma beyond which the posterior is walked along
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #3b9be06d
+NOT_GAUSSIAN = 3.   # departure of chi2 at two sigma beyond which the posterior is walked along
 
 def fit_planet(
     curves:list,             # LightCurves of every visit of one planet
