@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FitConfig', 'VisitData', 'rebin', 'prepare_visit', 'white_visit', 'Shared', 'shared_parameters',
-           'distance_and_slopes', 'transit_terms', 'drift_field', 'drift_slopes', 'State', 'chi2']
+           'distance_and_slopes', 'transit_terms', 'transit_columns', 'drift_field', 'drift_map', 'State', 'chi2']
 
 # %% ../../nbs/50_lightcurve/25_model.ipynb #4f0310de
 from dataclasses import dataclass, replace
@@ -182,7 +182,7 @@ def distance_and_slopes(
     behind = cosine <= 0
     return np.where(behind, 1e3, zeta), np.where(behind[:, None], 0, slopes)
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #e047c871
+# %% ../../nbs/50_lightcurve/25_model.ipynb #9b157861
 def transit_terms(
     visit:VisitData, v:int, shared:Shared, theta:np.ndarray,
     depth:np.ndarray,       # (wave,) (Rp/Rs)^2
@@ -207,6 +207,22 @@ def transit_terms(
     return transit, d_depth, d_theta
 
 
+def transit_columns(
+    visit:VisitData, v:int, shared:Shared, theta:np.ndarray,
+    depth:np.ndarray,  # (wave,) (Rp/Rs)^2
+)->tuple:              # T (wave, time), dT/dd (wave, time), dT/d(t0, ln a, beta, u1, u2) (wave, 5, time)
+    "The transit and the five slopes of which every column of the shared geometry and limb darkening is made."
+    n, nv, (n_time, n_wave) = visit.n_fgs1, shared.n_visits, visit.flux.shape
+    k, u = np.sqrt(np.maximum(depth, 1e-8)), shared.limb_darkening(theta)
+    transit, d_depth, slopes = np.empty((n_wave, n_time)), np.empty((n_wave, n_time)), np.empty((n_wave, 5, n_time))
+    for cols, dt in ((slice(0, n), theta[nv + 2]), (slice(n, None), 0.)):
+        zeta, by_orbit = distance_and_slopes(visit.time_h, theta[v] + dt, theta[nv], theta[nv + 1], shared.period_d)
+        T, dk, dz, du1, du2 = quadratic_flux_grad(zeta, k[cols], u[cols, 0], u[cols, 1])
+        transit[cols], d_depth[cols] = T.T, (dk/(2*k[cols])).T
+        slopes[cols, :3], slopes[cols, 3], slopes[cols, 4] = dz.T[:, None]*by_orbit.T, du1.T, du2.T
+    return transit, d_depth, slopes
+
+
 def drift_field(
     visit:VisitData, coefficients:np.ndarray,  # (n_drift,) of this visit
 )->np.ndarray:                                 # (time, wave) z(t, lambda)
@@ -218,18 +234,18 @@ def drift_field(
     return np.column_stack([np.repeat((visit.drift_f@own)[:, None], visit.n_fgs1, 1), z])
 
 
-def drift_slopes(
+def drift_map(
     visit:VisitData, coefficients:np.ndarray,  # (n_drift,) of this visit
-)->np.ndarray:                                 # (wave, time, n_drift) dz/dcoefficient
-    "How the drift changes with each of its coefficients."
-    F, W, order, n = visit.drift_f, visit.drift_w, visit.drift_f.shape[1], visit.n_fgs1
-    out = np.zeros((n + len(W), len(F), visit.n_drift))
-    out[:n, :, :order] = F
+)->np.ndarray:                                 # (wave, n_drift, order): dz/dcoefficient = drift_f @ map.T
+    "How each coefficient moves the drift, in terms of the basis in time."
+    W, order, n = visit.drift_w, visit.drift_f.shape[1], visit.n_fgs1
+    out, one = np.zeros((n + len(W), len(coefficients), order)), np.eye(order)
+    out[:n, :order] = one
     if visit.gauge is not None:
         f, h = coefficients[order:2*order], coefficients[2*order:]
-        out[n:, :, order:2*order] = (W@(visit.gauge[:, 0] + visit.gauge[:, 1:]@h))[:, None, None]*F
-        out[n:, :, 2*order:] = (F@f)[:, None]*(W@visit.gauge[:, 1:])[:, None, :]
-    else: out[n:, :, order:] = (F[:, :, None]*W[:, None, None, :]).reshape(len(W), len(F), -1)
+        out[n:, order:2*order] = (W@(visit.gauge[:, 0] + visit.gauge[:, 1:]@h))[:, None, None]*one
+        out[n:, 2*order:] = (W@visit.gauge[:, 1:])[:, :, None]*f
+    else: out[n:, order:] = (one[:, None, :]*W[:, None, :, None]).reshape(len(W), -1, order)
     return out
 
 # %% ../../nbs/50_lightcurve/25_model.ipynb #001c2a93

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['assemble', 'solve_arrow', 'gauss_newton', 'laplace_covariance', 'depth_covariance', 'evidence']
 
-# %% ../../nbs/50_lightcurve/27_solve.ipynb #f901a249
+# %% ../../nbs/50_lightcurve/27_solve.ipynb #c242479f
 import numpy as np
-from .model import FitConfig, Shared, State, chi2, drift_field, drift_slopes, transit_terms
+from .model import FitConfig, Shared, State, chi2, drift_field, drift_map, transit_columns
 
-# %% ../../nbs/50_lightcurve/27_solve.ipynb #7efcf9f3
+# %% ../../nbs/50_lightcurve/27_solve.ipynb #082cc2c5
 def assemble(
     visits:list, shared:Shared, state:State,
 )->tuple:  # blocks H (wave, V+1, V+1), border C (wave, V+1, p), corner (p, p), gradients (wave, V+1) and (p,)
-    "Normal equations of the linearised model, kept as an arrow."
+    "Normal equations of the linearised model, kept as an arrow: one small Gram matrix per wavelength, spread over the shared parameters by a linear map."
     n_wave, nv, p = len(state.depth), len(visits), len(state.theta)
     H, C, g = np.zeros((n_wave, nv + 1, nv + 1)), np.zeros((n_wave, nv + 1, p)), np.zeros((n_wave, nv + 1))
     corner, g_theta = np.diag(shared.prior_sd**-2.), (shared.prior_mean - state.theta)/shared.prior_sd**2
@@ -21,24 +21,26 @@ def assemble(
         along, target, sd = shared.pull
         corner, g_theta = corner + np.multiply.outer(along, along)/sd**2, g_theta + along*(target - along@state.theta)/sd**2
     for v, visit in enumerate(visits):
-        k = shared.limb.stop
-        transit, d_depth, d_theta = transit_terms(visit, v, shared, state.theta, state.depth)
-        gain = state.level[v]*(1 + drift_field(visit, state.theta[shared.drift(v)]))
-        root = np.sqrt(visit.weight)
-        own = np.stack([root*gain*transit/state.level[v], root*gain*d_depth]).transpose(2, 0, 1)           # (wave, 2, time)
-        local = np.r_[0:shared.limb.stop, shared.drift(v)]                                        # the shared parameters this visit sees
-        B = np.zeros((n_wave, len(visit.time_h), len(local)))
-        B[..., :k] = (d_theta*(root*gain)[..., None]).transpose(1, 0, 2)
-        B[..., k:] = (root*state.level[v]*transit).T[..., None]*drift_slopes(visit, state.theta[shared.drift(v)])
-        residual = (root*(visit.flux - gain*transit)).T                                                    # (wave, time)
-        pick = np.ix_(range(n_wave), [v, nv], [v, nv])
-        H[pick] += own@own.transpose(0, 2, 1)
-        C[np.ix_(range(n_wave), [v, nv], local)] += own@B
-        g[:, [v, nv]] += (own@residual[..., None])[..., 0]
-        flat = B.reshape(-1, len(local))
-        corner[np.ix_(local, local)] += flat.T@flat
-        g_theta[local] += flat.T@residual.ravel()
-    H[:, range(nv + 1), range(nv + 1)] += 1e-9                                                             # an unobserved wavelength stays where it is
+        k, n, F, drift = shared.limb.stop, visit.n_fgs1, visit.drift_f, shared.drift(v)
+        transit, d_depth, slopes = transit_columns(visit, v, shared, state.theta, state.depth)
+        root, level = np.sqrt(visit.weight).T, state.level[v][:, None]
+        gain = level*(1 + drift_field(visit, state.theta[drift]).T)
+        A = np.empty((n_wave, 8 + F.shape[1], len(F)))             # residual, own two columns, five slopes, drift's basis
+        A[:, 0], A[:, 1], A[:, 2] = root*(visit.flux.T - gain*transit), root*gain*transit/level, root*gain*d_depth
+        A[:, 3:8], A[:, 8:] = slopes*(root*gain)[:, None], (root*level*transit)[:, None]*F.T
+        gram = A@A.transpose(0, 2, 1)
+        local = np.r_[0:k, drift]                                  # the shared parameters this visit sees
+        L = np.zeros((n_wave, len(local), 5 + F.shape[1]))         # how much of each column a parameter is
+        L[:, [v, nv, nv + 1], [0, 1, 2]] = 1
+        L[:n, nv + 2, 0] = 1
+        L[:, shared.limb, 3:5], L[:, k:, 5:] = shared.u_basis.transpose(0, 2, 1), drift_map(visit, state.theta[drift])
+        pick, flat = np.ix_(range(n_wave), [v, nv], [v, nv]), (lambda a: a.transpose(1, 0, 2).reshape(len(local), -1))
+        H[pick] += gram[:, 1:3, 1:3]
+        C[np.ix_(range(n_wave), [v, nv], local)] += gram[:, 1:3, 3:]@L.transpose(0, 2, 1)
+        g[:, [v, nv]] += gram[:, 1:3, 0]
+        corner[np.ix_(local, local)] += flat(L@gram[:, 3:, 3:])@flat(L).T
+        g_theta[local] += np.einsum("wlb,wb->l", L, gram[:, 3:, 0])
+    H[:, range(nv + 1), range(nv + 1)] += 1e-9                     # an unobserved wavelength stays where it is
     return H, C, corner, g, g_theta
 
 # %% ../../nbs/50_lightcurve/27_solve.ipynb #864a1279
