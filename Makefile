@@ -7,9 +7,9 @@ WORK   ?= .
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: help dev demo test check bench proof docs readme lock clean
+.PHONY: help dev demo test check bench proof proof-curves docs readme lock clean
 help:            ## this list
-	@grep -E '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 dev: $(VENV)/.installed    ## set everything up inside .venv
 $(VENV)/.installed: requirements.lock scripts/install.sh setup.py settings.ini pyproject.toml
@@ -31,7 +31,6 @@ bench: dev       ## speed and memory, as ratios against references in the same r
 proof: dev       ## slow: full-cadence planets from raw frames to score
 	python benchmarks/proof.py
 
-.PHONY: proof-curves
 proof-curves: dev   ## slow: coverage, oracle, injection, robustness, learning curve, from light curves
 	python benchmarks/proof_curves.py
 

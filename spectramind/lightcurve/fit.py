@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NOT_GAUSSIAN', 'fit_state', 'fit_white', 'judge', 'find_fault', 'fit_planet']
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #2f3e149a
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #ff7a292b
 import numpy as np
 from ..core.errors import DataError
 from ..core.nouns import DepthPosterior
@@ -15,7 +15,7 @@ from .foreground import measure_foreground
 from .model import FitConfig, Shared, State, chi2, drift_field, prepare_visit, shared_parameters, transit_terms, white_visit
 from .noise import averaging_factor
 from .profile import departure, mixture, walk
-from .solve import evidence, gauss_newton, laplace_covariance
+from .solve import evidence, gauss_newton, linear_depths
 from .start import clip_outliers, starting_points, to_rank_one, trust, without
 
 # %% ../../nbs/50_lightcurve/30_fit.ipynb #60ac1038
@@ -107,7 +107,7 @@ def find_fault(
     if abs(state.depth[0]/mean - 1) > .6: return f"FGS1 and AIRS disagree: depths {1e6*state.depth[0]:.0f} and {1e6*mean:.0f} ppm"
     return ""
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #3b9be06d
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #16585695
 NOT_GAUSSIAN = 3.   # departure of chi2 at two sigma beyond which the posterior is walked along
 
 def fit_planet(
@@ -122,11 +122,12 @@ def fit_planet(
     that white noise itself gives that factor). Raises DataError when a visit has too few usable points."""
     if not curves: raise DataError("light curves", "no visit", "at least one visit")
     visits, shared, state, report = fit_state([prepare_visit(c, config) for c in curves], star, config)
-    (cov, cov_theta, cross), depth, theta = laplace_covariance(visits, shared, state), state.depth.copy(), state.theta
+    linear, cov, cov_theta, cross = linear_depths(visits, shared, state)
+    depth, theta = linear.depth, state.theta
     quality, pictures = judge(visits, shared, state)
     quality["not_gaussian"] = round(departure(visits, shared, state, cov_theta, cross), 3)
     if not quality["not_gaussian"] < NOT_GAUSSIAN:
-        depth, cov, theta, cov_theta, cross, weights = mixture(walk(visits, shared, state, config, cov_theta, cross))
+        depth, cov, theta, cov_theta, cross, weights = mixture(walk(visits, shared, state, config, cov_theta, cross), depth, theta, cov, cov_theta, cross)
         quality["slices"] = np.round(weights, 4).tolist()
     inflate = [max(1., quality[f"chi2_{i}"], (quality[f"red_{i}"]/1.3)**2) for i in ("fgs1", "airs")]
     root = np.sqrt(np.r_[np.full(1, inflate[0]), np.full(len(state.depth) - 1, inflate[1])])

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['STEP', 'level_direction', 'moved', 'departure', 'walk', 'mixture']
 
-# %% ../../nbs/50_lightcurve/29_profile.ipynb #1b55cb25
+# %% ../../nbs/50_lightcurve/29_profile.ipynb #1aa89cdd
 from dataclasses import replace
 import numpy as np
 from .model import FitConfig, Shared, State, chi2, drift_field, transit_terms
-from .solve import gauss_newton, laplace_covariance
+from .solve import gauss_newton, linear_depths
 
 # %% ../../nbs/50_lightcurve/29_profile.ipynb #afd18696
 def level_direction(
@@ -45,7 +45,7 @@ def departure(
     v, floor = level_direction(cov_theta, cross), chi2(visits, shared, state)
     return max(abs(chi2(visits, shared, moved(visits, shared, state, v, cov_theta, cross, side*s)) - floor - s*s) for side in (-1, 1))
 
-# %% ../../nbs/50_lightcurve/29_profile.ipynb #fc3adf1e
+# %% ../../nbs/50_lightcurve/29_profile.ipynb #bc4d371b
 STEP = 1.5   # standard deviations; sums over points this close are integrals to a part in a thousand
 
 def walk(
@@ -78,18 +78,21 @@ def _slice(visits, shared, state, config, v, s, origin):
     held = replace(shared, pull=(v, origin + s, .05))
     low, high = shared.prior_mean - 5*shared.prior_sd, shared.prior_mean + 5*shared.prior_sd
     state, _, _ = gauss_newton(visits, held, replace(state, theta=np.clip(state.theta, low, high)), config, 1e-9)
-    cov, cov_theta, cross = laplace_covariance(visits, held, state)
-    return s, float(chi2(visits, shared, state) - np.linalg.slogdet(cov_theta)[1]), state, cov, cov_theta, cross
+    linear, cov, cov_theta, cross = linear_depths(visits, held, state)
+    return s, float(chi2(visits, shared, state) - np.linalg.slogdet(cov_theta)[1]), replace(state, depth=linear.depth), cov, cov_theta, cross
 
 
 def mixture(
-    slices:list,   # from `walk`
-)->tuple:          # depth (283,), cov (283, 283), theta (p,), cov_theta (p, p), cross (283, p), weights (slice,)
-    "Mean and covariance of depths and shared parameters over the slices."
-    E = np.array([f[1] for f in slices])
+    slices:list,            # from `walk`
+    depth:np.ndarray, theta:np.ndarray,                             # (283,), (p,) of the Gaussian posterior
+    cov:np.ndarray, cov_theta:np.ndarray, cross:np.ndarray,         # its covariance
+)->tuple:                   # depth, cov, theta, cov_theta, cross as above, and weights (slice,)
+    "The Gaussian posterior with the mean and variance along the walked direction exchanged for those over the slices."
+    E, level = np.array([f[1] for f in slices]), np.array([f[2].depth[1:].mean() for f in slices])
     w = np.exp(-.5*(E - E.min())); w /= w.sum()
-    depth, theta = (np.array([getattr(f[2], k) for f in slices]) for k in ("depth", "theta"))
-    d, t = w@depth, w@theta
-    cov, cov_theta, cross = (np.einsum("s,sij->ij", w, np.array([f[k] for f in slices])) for k in (3, 4, 5))
-    cov = cov + (w[:, None]*(depth - d)).T@(depth - d)
-    return d, .5*(cov + cov.T), t, cov_theta + (w[:, None]*(theta - t)).T@(theta - t), cross + (w[:, None]*(depth - d)).T@(theta - t), w
+    v = level_direction(cov_theta, cross)
+    by_depth, by_theta = cross@v, cov_theta@v                       # what one sigma along the direction does
+    x = (level - level[[f[0] for f in slices].index(0.)])/by_depth[1:].mean()
+    mean, more = w@x, w@(x - w@x)**2 - 1
+    cov = cov + more*np.outer(by_depth, by_depth)
+    return depth + mean*by_depth, .5*(cov + cov.T), theta + mean*by_theta, cov_theta + more*np.outer(by_theta, by_theta), cross + more*np.outer(by_depth, by_theta), w

@@ -32,8 +32,8 @@ def fit_bias(
             if evidence > best[0] + 1e-9: best = (evidence, s2*(x.T@solved))
     return best[1]
 
-# %% ../../nbs/50_lightcurve/18_recalibration.ipynb #0fb942e1
-WIDTH, LEAST = .15, .95   # prior width of the coefficients of log sigma; no factor on sigma below this
+# %% ../../nbs/50_lightcurve/18_recalibration.ipynb #d24a5e37
+WIDTH, LEAST = .15, .85   # prior width of the coefficients of log sigma; no factor on sigma below this
 
 
 def fit_spread(
