@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAIR_S', 'SOURCES', 'white_shares', 'fitted_flux', 'visit_information', 'freed_variance', 'shared_groups',
-           'error_budget', 'budget_table', 'allan_curve', 'sample_nuisance']
+           'noise_free', 'error_budget', 'budget_table', 'allan_curve', 'sample_nuisance']
 
 # %% ../../nbs/50_lightcurve/40_budget.ipynb #db9032be
 import numpy as np
@@ -88,9 +88,19 @@ def shared_groups(
     if sorted(order) != sorted(every): raise UsageError(f"order: found {order}, wanted {', '.join(every)}, each once")
     return {name: every[name] for name in order}
 
-# %% ../../nbs/50_lightcurve/40_budget.ipynb #e7b57837
+# %% ../../nbs/50_lightcurve/40_budget.ipynb #bcf2959e
 SOURCES = dict(photon="photon noise", read="read noise and dark", jitter="jitter and other white excess", drift="drift", limb="limb darkening",
                geometry="orbit: t0, a/Rs, b, dt", curved="curved posterior", red="noise that does not average out", foreground="foreground")
+
+
+def noise_free(
+    visits:list, shared:Shared, state:State,  # from `fit_state`
+)->State:
+    "The spectrum without noise at which `linear_depths` takes its derivatives."
+    for again in (False, True):
+        w = 1/np.linalg.inv(assemble(visits, shared, smooth if again else state)[0])[1:, -1, -1]
+        smooth = State(state.level, np.r_[state.depth[:1], np.full(len(state.depth) - 1, np.clip((w*state.depth[1:]).sum()/w.sum(), 1e-6, .25))], state.theta)
+    return smooth
 
 
 def error_budget(
@@ -107,13 +117,14 @@ def error_budget(
     `curved`: what the Gaussian misses. `red`: the fit's inflation. `foreground`: what is not known of it. `final`: not a source, but what is claimed in the end, after population and prior. Raises DataError when the parts are not of one fit."""
     if len(curves) != len(visits): raise DataError("light curves", f"{len(curves)} visits", f"{len(visits)}, those of the fit")
     if prior is not None and posterior is None: raise UsageError("a prior without the posterior that it is applied to", hint="give posterior=fit_planet(...)")
-    H, C, corner, g, g_theta = assemble(visits, shared, state)
-    _, _, schur, HC = solve_arrow(H, C, corner, g, g_theta)
-    white, information = np.linalg.inv(H)[:, -1, -1], visit_information(visits, shared, state)
+    smooth = noise_free(visits, shared, state)
+    H, C, corner, g, g_theta = assemble(visits, shared, smooth)
+    own, _, schur, HC = solve_arrow(H, C, corner, g, g_theta)
+    white, information = np.linalg.inv(H)[:, -1, -1], visit_information(visits, shared, smooth)
     weight = np.where(information.sum(0) > 0, information/np.where(information.sum(0) > 0, information.sum(0), 1), 1/len(visits))
     shares = np.einsum("vw,vsw->sw", weight, np.array([white_shares(c, v, pair_s) for c, v in zip(curves, visits)]))
     parts = dict(zip(("photon", "read", "jitter"), white*shares)) | freed_variance(HC[:, -1], schur, shared_groups(shared, order))
-    if posterior is not None: parts = _beyond_laplace(parts, white, posterior, state)
+    if posterior is not None: parts = _beyond_laplace(parts, white, posterior, smooth.depth + own[:, -1])
     final = {}
     if prior is not None:
         parts["foreground"] = np.maximum(np.diag(correct_foreground(posterior, prior.foreground).cov - posterior.cov), 0)
@@ -121,7 +132,7 @@ def error_budget(
     return {k: np.sqrt(v) for k, v in parts.items()} | dict(total=np.sqrt(sum(parts.values()))) | final
 
 
-def _beyond_laplace(parts, white, posterior, state):
+def _beyond_laplace(parts, white, posterior, depth):
     "Variances of the parts, with those that `fit_planet` adds to the Laplace covariance, so that they sum to its own."
     inflate = np.r_[posterior.quality.get("inflate_fgs1", 1.), np.full(len(white) - 1, posterior.quality.get("inflate_airs", 1.))]
     before, laplace, extra = np.diag(posterior.cov)/inflate, sum(parts.values()), {}
@@ -129,7 +140,7 @@ def _beyond_laplace(parts, white, posterior, state):
         smaller = np.clip((before - white)/(laplace - white), 0, 1)
         parts = {k: v if k in ("photon", "read", "jitter") else v*smaller for k, v in parts.items()}
         extra = dict(curved=np.maximum(before - sum(parts.values()), 0))
-    elif not (np.allclose(posterior.mean, state.depth, rtol=1e-6, atol=0) and np.allclose(before, laplace, rtol=1e-6, atol=0)):
+    elif not (np.allclose(posterior.mean, depth, rtol=1e-6, atol=0) and np.allclose(before, laplace, rtol=1e-6, atol=0)):
         raise DataError(f"planet {posterior.planet_id}", "a posterior of other depths or variances than the fit's", "the posterior of the same curves, star and settings")
     return parts | extra | dict(red=(inflate - 1)*before)
 
