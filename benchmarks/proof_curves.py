@@ -473,7 +473,7 @@ def distances(mean: np.ndarray, cov: np.ndarray, truth: np.ndarray) -> tuple:
     "Errors over sigma (283,), the same of the AIRS mean, and squared Mahalanobis distances: of all bins, and along the widest directions."
     error = mean - truth
     value, vector = eigh(cov, subset_by_index=[283 - WIDE, 282])
-    d2 = float(error@cho_solve(cho_factor(cov + 1e-18*np.eye(283)), error))
+    d2 = float(error@cho_solve(cho_factor(cov + 1e-18*np.eye(283) + 1e-13*np.diag(np.diag(cov))), error))
     return error/np.sqrt(np.diag(cov)), error[1:].mean()/np.sqrt(cov[1:, 1:].mean()), d2, float(((error@vector)**2/value).sum())
 
 
@@ -490,6 +490,10 @@ def judge(orders: list, prior, description: str, oracle: bool = False, silent: b
             mu[i], sigma[i] = prior_row(prior)
             continue
         found = apply_prior(posterior, prior) if oracle else final_spectrum(posterior, prior)
+        if not (np.isfinite(found[0]).all() and (np.diag(found[1]) > 0).all()): # `predict_spectra` gives it the prior's row, too
+            faults.append((order.planet.planet_id, "flagged", "the final covariance is not positive"))
+            mu[i], sigma[i] = prior_row(prior)
+            continue
         mu[i], sigma[i], sound[i] = found[0], np.sqrt(np.diag(found[1])), True
         inflate[i] = [posterior.quality.get(f"inflate_{k}", np.nan) for k in ("fgs1", "airs")]
         if not i and not oracle: same_as_pipeline(posterior, prior, mu[i], sigma[i])

@@ -124,7 +124,7 @@ def model_doubt(
     out[1:, 1:] = 1 + line*line[:, None]
     return (relative*typical)**2*out
 
-# %% ../../nbs/50_lightcurve/17_population.ipynb #83677097
+# %% ../../nbs/50_lightcurve/17_population.ipynb #debb4193
 def apply_population(
     posterior:DepthPosterior,
     population:dict,           # from `learn_population`
@@ -142,5 +142,6 @@ def apply_population(
     mean, inner = meet(t, *likelihood_of(t["mean"], t["cov"], t["prior_sd"]), known)
     K = np.linalg.solve(t["cov"], t["cross"].T).T
     cov = posterior.cov + K@(inner - t["cov"])@K.T
+    if not (np.diag(cov) > 0).all(): return posterior                                             # variances so large that their difference has no digits left: nothing was learnt there
     nuisance = {k: v for k, v in posterior.nuisance.items() if k != "population"} | dict(shared=mean)   # what was applied is not applied twice
     return replace(posterior, mean=posterior.mean + K@(mean - t["mean"]), cov=.5*(cov + cov.T), nuisance=nuisance)
