@@ -6,7 +6,7 @@
 __all__ = ['WARP', 'FINE_LENGTH', 'SCALES', 'PRECISION', 'CHOICES', 'SEEN_AT', 'matern52', 'split_spectra', 'Kernel',
            'fine_correlation', 'shape_covariance', 'SpectralPrior', 'log_likelihood', 'learn_scales',
            'mixture_log_likelihood', 'fit_prior', 'choose_kernel', 'bias_features', 'spread_features', 'apply_prior',
-           'learn_prior', 'recalibrate', 'posterior_spectrum', 'predict_spectra', 'prior_row']
+           'learn_prior', 'recalibrate', 'posterior_spectrum', 'disagreement', 'predict_spectra', 'prior_row']
 
 # %% ../../nbs/50_lightcurve/20_prior.ipynb #8889c6cc
 from dataclasses import asdict, dataclass, field, replace
@@ -286,13 +286,24 @@ def recalibrate(
     z2 = (errors[:, 0]**2/covs[:, 0, 0], mean**2/sd[:, 1]**2, ((errors[:, 1:] - mean[:, None])**2/shape_var).mean(1))
     return dict(bias=bias, spread=np.array([fit_spread(z, y, n) for z, n in zip(z2, (1, 1, 6))]))    # a shape has about six independent numbers
 
-# %% ../../nbs/50_lightcurve/20_prior.ipynb #d3eae488
+# %% ../../nbs/50_lightcurve/20_prior.ipynb #dfcfc132
 def posterior_spectrum(
     posterior:DepthPosterior,  # as fitted
     prior:SpectralPrior,
 )->tuple:                      # mu (283,), cov (283, 283)
     "The final spectrum of one planet with its covariance: foreground, population and prior, in this order."
-    return apply_prior(apply_population(correct_foreground(posterior, prior.foreground), prior.population), prior)
+    mu, cov = apply_prior(apply_population(correct_foreground(posterior, prior.foreground), prior.population), prior)
+    return mu, cov + disagreement(posterior, mu)**2
+
+
+def disagreement(
+    posterior:DepthPosterior,  # as fitted
+    mu:np.ndarray,             # (283,) final
+)->float:                      # depth; 0 in nearly all planets
+    "By how much more than three of the fit's own sigma the mean AIRS depth was moved after the fit: what priors may not do unnoticed is added to the error of the level."
+    weight = 1/np.diag(posterior.cov)[1:]
+    moved = abs(float(weight@(mu - posterior.mean)[1:]/weight.sum()))
+    return max(0., moved - 3*float(np.sqrt(posterior.cov[1:, 1:].mean())))
 
 
 def predict_spectra(

@@ -101,3 +101,11 @@ def test_json_round_trip_and_refusals(prior):
     with pytest.raises(DataError, match="1 values"): P.fit_prior(labels)
     with pytest.raises(DataError, match="at least one"): P.fit_prior(labels[:0])
     with pytest.raises(DataError, match="posteriors"): P.learn_prior([], population(5), {})
+
+
+def test_a_level_that_the_prior_moves_far_is_widened(prior):
+    cov = np.diag(np.full(283, 50e-6)**2)
+    posterior = DepthPosterior(1, np.full(283, .012), cov, {}, {}, {})
+    assert P.disagreement(posterior, posterior.mean) == 0
+    level = np.sqrt(cov[1:, 1:].mean())
+    assert P.disagreement(posterior, posterior.mean + 10*level) == pytest.approx(7*level, rel=1e-6)
