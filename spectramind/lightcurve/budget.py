@@ -88,7 +88,7 @@ def shared_groups(
     if sorted(order) != sorted(every): raise UsageError(f"order: found {order}, wanted {', '.join(every)}, each once")
     return {name: every[name] for name in order}
 
-# %% ../../nbs/50_lightcurve/40_budget.ipynb #bcf2959e
+# %% ../../nbs/50_lightcurve/40_budget.ipynb #109b1f8c
 SOURCES = dict(photon="photon noise", read="read noise and dark", jitter="jitter and other white excess", drift="drift", limb="limb darkening",
                geometry="orbit: t0, a/Rs, b, dt", curved="curved posterior", red="noise that does not average out", foreground="foreground")
 
@@ -97,8 +97,9 @@ def noise_free(
     visits:list, shared:Shared, state:State,  # from `fit_state`
 )->State:
     "The spectrum without noise at which `linear_depths` takes its derivatives."
-    for again in (False, True):
-        w = 1/np.linalg.inv(assemble(visits, shared, smooth if again else state)[0])[1:, -1, -1]
+    smooth = state
+    for _ in range(2):
+        w = 1/np.linalg.inv(assemble(visits, shared, smooth)[0])[1:, -1, -1]
         smooth = State(state.level, np.r_[state.depth[:1], np.full(len(state.depth) - 1, np.clip((w*state.depth[1:]).sum()/w.sum(), 1e-6, .25))], state.theta)
     return smooth
 
