@@ -4,7 +4,7 @@
 
 Simulates a science tree, runs `spectramind run` on it, sets an oracle on the same light curves (it is told orbit, limb darkening,
 drift and the population of spectra, and left to find star levels and depths), prints a table and writes benchmarks/proof.json.
-Exit code 6 when a bar is missed; goals are printed and do not count. Interrupted, it resumes where it stopped.
+Exit code 6 when a bar is missed. Interrupted, it resumes where it stopped.
 """
 import argparse
 import json
@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-BARS = dict(score=(.66, 1.), coverage=(.60, .80), white_noise_fgs1=(.90, 1.10), white_noise_airs=(.90, 1.10), largest_z=(0., 8.))
-GOALS = dict(oracle_gap=(-1., .02))
+BARS = dict(score=(.66, 1.), coverage=(.60, .76), white_noise_fgs1=(.90, 1.10), white_noise_airs=(.90, 1.10), largest_z=(0., 8.), oracle_gap=(-1., .02))
 
 
 def white_noise(work: Path) -> dict:
@@ -78,7 +77,6 @@ def main() -> int:
         ok = low <= found[name] <= high
         missed += [] if ok else [name]
         print(f"{name:24}{found[name]:9.3f}   {low:.2f} to {high:.2f}  {'met' if ok else 'MISSED'}")
-    for name, (low, high) in GOALS.items(): print(f"{name:24}{found[name]:9.3f}   goal {high:.2f}  {'met' if found[name] <= high else 'not met'}")
     for name in ("oracle_score", "oracle_fgs1", "oracle_airs", "score_fgs1", "score_airs", "rmse_fgs1_ppm", "rmse_airs_ppm", "planets_fitted", "planets_flagged"): print(f"{name:24}{found[name]:9.3f}")
     print(f"{'minutes':24}{result['minutes']:9.1f}")
     (HERE/"proof.json").write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
