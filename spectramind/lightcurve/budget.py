@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAIR_S', 'SOURCES', 'white_shares', 'fitted_flux', 'visit_information', 'freed_variance', 'shared_groups',
-           'noise_free', 'error_budget', 'budget_table', 'allan_curve', 'sample_nuisance']
+           'error_budget', 'budget_table', 'allan_curve', 'sample_nuisance']
 
-# %% ../../nbs/50_lightcurve/40_budget.ipynb #db9032be
+# %% ../../nbs/50_lightcurve/40_budget.ipynb #1fb225e2
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 from scipy.special import ndtr, ndtri
@@ -16,7 +16,7 @@ from ..core.nouns import DepthPosterior, LightCurves
 from .foreground import correct_foreground
 from .model import Shared, State, VisitData, drift_field, transit_terms
 from .prior import SpectralPrior, posterior_spectrum
-from .solve import assemble, laplace_covariance, solve_arrow
+from .solve import assemble, laplace_covariance, noise_free, solve_arrow
 
 # %% ../../nbs/50_lightcurve/40_budget.ipynb #0eeaacec
 PAIR_S = (0.4, 4.8)  # s from one exposure to the next, FGS1 and AIRS-CH0
@@ -88,20 +88,9 @@ def shared_groups(
     if sorted(order) != sorted(every): raise UsageError(f"order: found {order}, wanted {', '.join(every)}, each once")
     return {name: every[name] for name in order}
 
-# %% ../../nbs/50_lightcurve/40_budget.ipynb #109b1f8c
+# %% ../../nbs/50_lightcurve/40_budget.ipynb #965b5b4c
 SOURCES = dict(photon="photon noise", read="read noise and dark", jitter="jitter and other white excess", drift="drift", limb="limb darkening",
                geometry="orbit: t0, a/Rs, b, dt", curved="curved posterior", red="noise that does not average out", foreground="foreground")
-
-
-def noise_free(
-    visits:list, shared:Shared, state:State,  # from `fit_state`
-)->State:
-    "The spectrum without noise at which `linear_depths` takes its derivatives."
-    smooth = state
-    for _ in range(2):
-        w = 1/np.linalg.inv(assemble(visits, shared, smooth)[0])[1:, -1, -1]
-        smooth = State(state.level, np.r_[state.depth[:1], np.full(len(state.depth) - 1, np.clip((w*state.depth[1:]).sum()/w.sum(), 1e-6, .25))], state.theta)
-    return smooth
 
 
 def error_budget(

@@ -63,7 +63,7 @@ def test_freed_variance_is_the_difference_of_inverses():
 
 def test_budget_is_the_laplace_covariance(fitted):
     curves, visits, shared, state = fitted
-    cov, _ = F.depth_covariance(visits, shared, B.noise_free(visits, shared, state))
+    cov, _ = F.depth_covariance(visits, shared, F.noise_free(visits, shared, state))
     totals = []
     for order in (("drift", "limb", "geometry"), ("geometry", "limb", "drift")):
         budget = B.error_budget(visits, shared, state, curves, order=order)
@@ -80,7 +80,7 @@ def test_knowing_a_group_removes_its_last_place(fitted):
     free = B.error_budget(visits, shared, state, curves, order=("drift", "limb", "geometry"))
     sd = shared.prior_sd.copy()
     sd[shared.geometry] = 1e-9                                            # an orbit known beforehand
-    known, _ = F.depth_covariance(visits, replace(shared, prior_sd=sd), B.noise_free(visits, shared, state))
+    known, _ = F.depth_covariance(visits, replace(shared, prior_sd=sd), F.noise_free(visits, shared, state))
     assert np.allclose(free["total"]**2 - free["geometry"]**2, np.diag(known), rtol=1e-5)
 
 
@@ -112,7 +112,7 @@ def test_visits_weigh_by_what_they_know(fitted):
 
 def test_red_foreground_and_final(fitted):
     curves, visits, shared, state = fitted
-    cov, _ = F.depth_covariance(visits, shared, B.noise_free(visits, shared, state))
+    cov, _ = F.depth_covariance(visits, shared, F.noise_free(visits, shared, state))
     root = np.r_[1.5, np.ones(282)]
     told = dict(precision=np.diag([4., 1., 1.]).tolist(), pull=[8., 0., 0.], dilution=np.linspace(1e-6, 1e-5, 282).tolist(), subtracted=[0.]*282)
     posterior = DepthPosterior(7, F.linear_depths(visits, shared, state)[0].depth, cov*root*root[:, None], dict(foreground=[told]), {}, dict(inflate_fgs1=2.25, inflate_airs=1.))
@@ -129,7 +129,7 @@ def test_red_foreground_and_final(fitted):
 
 def test_a_posterior_that_was_walked_keeps_its_own_variance(fitted):
     curves, visits, shared, state = fitted
-    cov, _ = F.depth_covariance(visits, shared, B.noise_free(visits, shared, state))
+    cov, _ = F.depth_covariance(visits, shared, F.noise_free(visits, shared, state))
     factor = np.linspace(.9, 3, 283)                                      # narrower than the Laplace approximation in places, wider in others
     posterior = DepthPosterior(7, state.depth*1.02, cov*np.sqrt(factor*factor[:, None])*1.44, {}, {}, dict(inflate_fgs1=1.44, inflate_airs=1.44, slices=[.2, .6, .2]))
     budget, plain = B.error_budget(visits, shared, state, curves, posterior), B.error_budget(visits, shared, state, curves)
