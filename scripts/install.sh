@@ -18,6 +18,15 @@ fast() {
   "$venv/bin/uv" pip install -q --system-certs -p "$py" --no-deps --require-hashes -r requirements.lock
 }
 fast || { echo "uv could not do it, falling back to pip" >&2; "$py" -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock; }
+# PyTorch first and apart: a wheel that pip's find-links know, or the CPU build from TORCH_INDEX (for CUDA: TORCH_INDEX=https://download.pytorch.org/whl/cu130)
+torch=${TORCH:-torch==2.13.0}
+has_torch() { "$py" -c "import importlib.metadata as m, sys; sys.exit(m.version('torch').split('+')[0] != '${torch##*=}')" 2>/dev/null; }
+install_torch() { "$py" -m pip install -q --disable-pip-version-check --no-deps "$@" "$torch"; }
+if ! has_torch; then
+  if [ -n "${TORCH_INDEX:-}" ]; then install_torch --index-url "$TORCH_INDEX"
+  else install_torch --no-index 2>/dev/null || install_torch --index-url https://download.pytorch.org/whl/cpu ||
+    { echo "no PyTorch from its CPU index; trying the package index" >&2; install_torch; }; fi
+fi
 quietly() { local log; log=$(mktemp); "$@" >"$log" 2>&1 || { cat "$log" >&2; rm -f "$log"; return 1; }; rm -f "$log"; }
 quietly "$py" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 quietly "$py" -m ipykernel install --sys-prefix --name python3

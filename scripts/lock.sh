@@ -11,7 +11,7 @@ t = pathlib.Path(sys.argv[1])
 (t/"runtime.in").write_text("\n".join(rows("requirements")))
 (t/"dev.in").write_text("\n".join(rows("requirements")+rows("dev_requirements")))
 PY
-flags=(--quiet --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --emit-build-options)
+flags=(--quiet --generate-hashes --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url --no-emit-find-links --emit-build-options --no-emit-package torch)
 uv=${UV:-.venv/bin/uv}
 "$uv" pip compile "${flags[@]}" "$tmp/dev.in" -o requirements.lock
 "$uv" pip compile "${flags[@]}" -c requirements.lock "$tmp/runtime.in" -o requirements-runtime.lock

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HOPELESS', 'NOT_GAUSSIAN', 'fit_state', 'fit_white', 'judge', 'find_fault', 'fit_planet']
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #ff7a292b
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #dd0fa577
 import numpy as np
 from ..core.errors import DataError
 from ..core.nouns import DepthPosterior
@@ -14,6 +14,7 @@ from ..challenge.wavelength import default_wavelengths
 from .foreground import measure_foreground
 from .model import FitConfig, Shared, State, chi2, drift_field, prepare_visit, shared_parameters, transit_terms, white_visit
 from .noise import averaging_factor
+from .pointing import remove_pointing
 from .profile import departure, mixture, walk
 from .solve import evidence, gauss_newton, linear_depths
 from .start import clip_outliers, starting_points, to_rank_one, trust, without
@@ -108,7 +109,7 @@ def find_fault(
     if abs(state.depth[0]/mean - 1) > .6: return f"FGS1 and AIRS disagree: depths {1e6*state.depth[0]:.0f} and {1e6*mean:.0f} ppm"
     return ""
 
-# %% ../../nbs/50_lightcurve/30_fit.ipynb #66b89ce2
+# %% ../../nbs/50_lightcurve/30_fit.ipynb #8f319abb
 HOPELESS = 15.      # and beyond which even that cannot be relied on
 NOT_GAUSSIAN = 3.   # departure of chi2 at two sigma beyond which the posterior is walked along
 
@@ -121,9 +122,10 @@ def fit_planet(
 
     What the extraction measured of the foreground is handed on in `nuisance["foreground"]`; it is corrected where the population of foregrounds is known.
     The covariance is multiplied per instrument by the larger of the reduced chi2 and the squared red-noise factor (in so far as it exceeds the scatter
-    that white noise itself gives that factor). Raises DataError when a visit has too few usable points."""
+    that white noise itself gives that factor). What the telescope's motion has left in the curves is taken out first, where it can be seen. Raises DataError when a visit has too few usable points."""
     if not curves: raise DataError("light curves", "no visit", "at least one visit")
-    visits, shared, state, report = fit_state([prepare_visit(c, config) for c in curves], star, config)
+    seen = [remove_pointing(c) if config.pointing else (c, {}) for c in curves]
+    visits, shared, state, report = fit_state([prepare_visit(c, config) for c, _ in seen], star, config)
     linear, cov, cov_theta, cross = linear_depths(visits, shared, state)
     depth, theta = linear.depth, state.theta
     quality, pictures = judge(visits, shared, state)
@@ -142,7 +144,7 @@ def fit_planet(
                     u_fgs1=u[0].tolist(), u_airs_blue=u[1].tolist(), u_airs_red=u[-1].tolist(),
                     drift=[theta[shared.drift(v)].tolist() for v in range(nv)], foreground=measure_foreground(curves, depth),
                     population=_tell_population(visits, shared, theta, cov_theta, cross, star))
-    quality = dict(quality, inflate_fgs1=inflate[0], inflate_airs=inflate[1], flag=bool(reason), reason=reason, n_visits=nv, **report)
+    quality = dict(quality, inflate_fgs1=inflate[0], inflate_airs=inflate[1], flag=bool(reason), reason=reason, n_visits=nv, pointing=[told for _, told in seen], **report)
     return DepthPosterior(curves[0].planet_id, depth, cov, nuisance, pictures, quality)
 
 

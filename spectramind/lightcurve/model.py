@@ -18,7 +18,7 @@ from ..physics.transit import quadratic_flux, quadratic_flux_grad
 from .drift import drift_prior_sd, legendre_basis, unit_interval
 from .noise import noise_ratio
 
-# %% ../../nbs/50_lightcurve/25_model.ipynb #bb47ee37
+# %% ../../nbs/50_lightcurve/25_model.ipynb #0726a325
 @dataclass(frozen=True)
 class FitConfig:
     "Choices of the joint fit; widths are Gaussian standard deviations."
@@ -31,6 +31,7 @@ class FitConfig:
     inc_sd_deg:float=0.8         # of the inclination about the star table
     dt_sd_h:float=0.004          # of the FGS1 - AIRS mid-transit offset
     limb_sd_scale:float=1.0      # multiplies the limb-darkening prior's widths
+    pointing:bool=True           # take out what the telescope's motion has left, where it can be seen
     starts:int=6                 # geometries from which the white-light fit is started
     max_iterations:int=25        # Gauss-Newton steps at most
     tolerance:float=1e-3         # stop when a step changes chi2 by less

@@ -6,7 +6,8 @@
 __all__ = ['WARP', 'FINE_LENGTH', 'SCALES', 'PRECISION', 'CHOICES', 'SEEN_AT', 'matern52', 'split_spectra', 'Kernel',
            'fine_correlation', 'shape_covariance', 'SpectralPrior', 'log_likelihood', 'learn_scales',
            'mixture_log_likelihood', 'fit_prior', 'choose_kernel', 'bias_features', 'spread_features', 'apply_prior',
-           'learn_prior', 'recalibrate', 'posterior_spectrum', 'disagreement', 'predict_spectra', 'prior_row']
+           'learn_prior', 'recalibrate', 'posterior_spectrum', 'disagreement', 'predict_spectra', 'prior_row',
+           'cross_fit']
 
 # %% ../../nbs/50_lightcurve/20_prior.ipynb #8889c6cc
 from dataclasses import asdict, dataclass, field, replace
@@ -244,30 +245,35 @@ def apply_prior(
     cov = noise - (back*(w@shrink))@back.T + (w[:, None]*(means - mu)).T@(means - mu)
     return mu + prior.mean_level, stretch(.5*(cov + cov.T), spread(prior.spread, spread_features(posterior, mu)))
 
-# %% ../../nbs/50_lightcurve/20_prior.ipynb #538db8a0
+# %% ../../nbs/50_lightcurve/20_prior.ipynb #c43ed6b5
 def learn_prior(
     posteriors:list,        # DepthPosterior of training planets, any order
     labels:np.ndarray,      # (planet, 283) their true depths, same order
     folds:dict,             # planet_id -> fold, from challenge.folds
 )->SpectralPrior:
     "Prior from all labels, recalibration from cross-fitted predictions of unflagged planets. Raises DataError when numbers of planets differ."
+    return _learn(posteriors, labels, folds)[0]
+
+
+def _learn(posteriors, labels, folds):
+    "The prior; what was found of each planet without its label; the priors of the folds, without recalibration; each planet's fold."
     if len(posteriors) != len(labels): raise DataError("training planets", f"{len(posteriors)} posteriors and {len(labels)} labels", "one label row for each posterior")
     sky = learn_foreground(posteriors)
     posteriors = [correct_foreground(p, sky) for p in posteriors]
     prior = replace(fit_prior(labels), foreground=sky, population=learn_population(posteriors, list(labels)))
     fold = np.array([folds[p.planet_id] for p in posteriors])
     sound = np.array([not p.quality.get("flag", False) for p in posteriors])
-    found, level = {}, labels[:, 1:].mean(1)
+    found, parts = {}, {}
     for f in np.unique(fold):
         others = np.flatnonzero(fold != f)
         if len(others) < 4: continue
         part = fit_prior(labels[others], kernel=prior.kernel)                     # everything but the kernel's parts is learnt anew
-        population = learn_population([posteriors[i] for i in others], [labels[i] for i in others])
+        parts[f] = replace(part, foreground=sky, population=learn_population([posteriors[i] for i in others], [labels[i] for i in others]))
         for i in np.flatnonzero((fold == f) & sound):
-            p = apply_population(posteriors[i], population)
+            p = apply_population(posteriors[i], parts[f].population)
             mu, cov = apply_prior(p, part)
             if np.isfinite(mu).all() and np.isfinite(cov).all(): found[i] = (mu - labels[i], cov, bias_features(p), spread_features(p, mu))
-    return prior if len(found) < 4 else replace(prior, **recalibrate(found, level))
+    return (prior if len(found) < 4 else replace(prior, **recalibrate(found, labels[:, 1:].mean(1)))), found, parts, fold
 
 
 def recalibrate(
@@ -329,3 +335,21 @@ def prior_row(
 )->tuple:                    # mu (283,), sigma (283,)
     "What to say of a planet about which nothing is known."
     return np.full(283, prior.mean_level), np.full(283, widen*prior.naive_sd)
+
+# %% ../../nbs/50_lightcurve/20_prior.ipynb #d8623169
+def cross_fit(
+    posteriors:list,        # DepthPosterior of training planets, any order
+    labels:np.ndarray,      # (planet, 283) their true depths, same order
+    folds:dict,             # planet_id -> fold
+)->tuple:                   # SpectralPrior from all of them; mu and sigma (planet, 283), each from a prior that has not seen the planet's fold
+    "Learn the prior, and predict every training planet as if it were new: what anything trained on top of the physics has to start from. Raises DataError as `learn_prior` does, and with fewer than 8 sound planets."
+    prior, found, parts, fold = _learn(posteriors, labels, folds)
+    if len(found) < 8 or len(parts) < len(np.unique(fold)): raise DataError("training planets", f"{len(found)} with a sound fit", "8 or more in two folds or more, to predict them without their labels")
+    mu, sigma, level = np.empty((len(labels), 283)), np.empty((len(labels), 283)), labels[:, 1:].mean(1)
+    for f, part in parts.items():
+        others = {i: v for i, v in found.items() if fold[i] != f}
+        if len(others) >= 4: part = replace(part, **recalibrate(others, level))
+        here = np.flatnonzero(fold == f)
+        rows = predict_spectra([posteriors[i] for i in here], part)
+        mu[here], sigma[here] = rows.mu, rows.sigma
+    return prior, mu, sigma
