@@ -7,7 +7,7 @@ WORK   ?= .
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: help dev demo test check bench proof proof-curves docs readme lock clean
+.PHONY: help dev demo test check bench proof proof-curves ablation fuzz docs readme lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -26,13 +26,19 @@ check: dev       ## clean, export, lint, layers, README, notebooks, wheel
 	bash scripts/check.sh
 
 bench: dev       ## speed and memory, as ratios against references in the same run
-	@missed=0; for part in calibration transit fit; do echo "== bench_$$part"; python benchmarks/bench_$$part.py || missed=1; done; exit $$missed
+	@missed=0; for part in calibration transit fit scan graph; do echo "== bench_$$part"; python benchmarks/bench_$$part.py || missed=1; done; exit $$missed
 
 proof: dev       ## slow: full-cadence planets from raw frames to score
 	python benchmarks/proof.py
 
 proof-curves: dev   ## slow: coverage, oracle, injection, robustness, learning curve, from light curves
 	python benchmarks/proof_curves.py
+
+ablation: dev    ## slow: does the network earn its place? physics against every variant, from light curves
+	python benchmarks/ablation.py
+
+fuzz: dev        ## 100,000 expressions thrown at the rules' language
+	python benchmarks/fuzz_rules.py
 
 docs: dev        ## the site, from the same notebooks (needs Quarto)
 	@command -v quarto >/dev/null || { echo "make docs: Quarto is not on the PATH; get it from https://quarto.org/docs/get-started/ and run make docs again" >&2; exit 3; }

@@ -29,7 +29,8 @@ REPEATS = 3
 
 def scan_of(kind):
     "The scan, and the arguments that choose the way."
-    from spectramind.network.selective_scan import selective_scan, selective_scan_ref
+    from spectramind.network.scan_kernels import selective_scan_ref
+    from spectramind.network.selective_scan import selective_scan
     return (selective_scan_ref, {}) if kind == 'plain' else (selective_scan, dict(backend=kind))
 
 
@@ -77,7 +78,8 @@ def time_kind(kind, length):
 def judge(length):
     "Largest differences from the plain loop in single and in double precision, as a share of the largest value."
     import torch
-    from spectramind.network.selective_scan import scan_difference, scan_example, scan_gradients, selective_scan_ref
+    from spectramind.network.scan_kernels import selective_scan_ref
+    from spectramind.network.selective_scan import scan_difference, scan_example, scan_gradients
     torch.set_num_threads(1)
     example = scan_example(BATCH, WIDTH, length, STATE)
     made = {}

@@ -21,7 +21,8 @@ import warnings
 import torch
 
 from spectramind.core.errors import ConfigError
-from spectramind.symbolic.rules import FUNCTIONS, LOSSES, UNITS, Rule, compile_rule
+from spectramind.symbolic.language import FUNCTIONS, LOSSES, UNITS, Rule
+from spectramind.symbolic.rules import compile_rule
 from spectramind.symbolic.terms import spectral_grid
 
 FORBIDDEN = ('exec', 'import', 'open', 'os.', 'subprocess.', 'socket.', 'ctypes.', 'shutil.', 'pickle.', 'marshal.', 'code.', 'builtins.',

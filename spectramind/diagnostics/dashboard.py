@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_PAGE_BYTES', 'PlanetView', 'planet_rows', 'write_page']
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #b1fa2661
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #4283e277
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -17,14 +17,14 @@ import numpy as np
 from ..core.errors import RuntimeLimitError, UsageError
 from ..core.nouns import DepthPosterior, Spectra
 from ..core.store import write_text
-from .figures import show_coverage, show_light_curve, show_raw_frame, show_score, show_spectrum
+from .figures import show_coverage, show_light_curve, show_raw_frame, show_refinement, show_score, show_spectrum
 from .page import build_page
 from ..scoring.score import ScoreReport
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #fb5657f0
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #5629c98c
 MAX_PAGE_BYTES = 15_000_000
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #0d5be4f7
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #c4f44525
 @dataclass(frozen=True, eq=False)
 class PlanetView:
     "Everything the page draws of one planet; what is absent is left out."
@@ -37,8 +37,9 @@ class PlanetView:
     curves: dict = field(default_factory=dict) # as `DepthPosterior.curves`
     origin: str = ''               # 'network', 'physics' or 'prior'
     note: str = ''                 # one line, such as why a fit was flagged
+    before: tuple|None = None      # mu, sigma (283,) of the physics alone, where a network or a calibration has changed them
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #29708d0c
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #3fe7a63b
 def planet_rows(
     spectra:Spectra,               # all planets
     report:ScoreReport|None=None,  # when the truth is known
@@ -79,7 +80,7 @@ def _table(
     body = '\n'.join('<tr>' + ''.join(_cell(name, row[name]) for name in names) + '</tr>' for row in rows)
     return f'<div class="scroll card" tabindex="0" role="region" aria-label="planet table"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #44f9ee85
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #62923938
 def _meter(
     value:float, # 0 to 1
     low:float,   # the bar's left end
@@ -101,7 +102,8 @@ def _tiles(
     "The headline: score, coverage, errors, planets; each only when the card has it."
     found = []
     if card.get('score') is not None:
-        found.append(_tile('official score (0 to 1)', f'{card["score"]:.4f}', f'FGS1 part {card["score_fgs1"]:.3f}, AIRS part {card["score_airs"]:.3f}', _meter(card['score'], 0, card['score']), True))
+        alone = f'; physics alone {card["score_physics"]:.4f}' if card.get('score_physics') is not None else ''
+        found.append(_tile('official score (0 to 1)', f'{card["score"]:.4f}', f'FGS1 part {card["score_fgs1"]:.3f}, AIRS part {card["score_airs"]:.3f}{alone}', _meter(card['score'], 0, card['score']), True))
     if card.get('coverage_68.27') is not None:
         low, high = card['coverage_68.27_interval']
         found.append(_tile('truth inside ± 1 sigma', f'{100*card["coverage_68.27"]:.1f} %', f'95 % interval {100*low:.1f} to {100*high:.1f} %; honest is 68.3 %', _meter(card['coverage_68.27'], low, high, 0.6827)))
@@ -114,7 +116,7 @@ def _tiles(
 
 _NAMES = {'gll': 'log-likelihood per cell (gll)', 'nll': 'its negative (nll)', 'naive_mean': 'naive depth', 'naive_sigma': 'naive sigma', 'git_rev': 'commit',
           'config_sha256': 'SHA-256 of the configuration', 'time_utc': 'time (UTC)', 'mu_clamped': 'depths raised to 0', 'sigma_floored_fgs1': 'FGS1 sigmas at the floor', 'sigma_floored_airs': 'AIRS sigmas at the floor'}
-_HEAD = {'title', 'subtitle', 'score', 'score_fgs1', 'score_airs', 'coverage_68.27', 'coverage_68.27_interval', 'rmse_fgs1_ppm', 'rmse_airs_ppm', 'planets', 'failed', 'prior_rows', 'flagged'}
+_HEAD = {'title', 'subtitle', 'score', 'score_physics', 'score_fgs1', 'score_airs', 'coverage_68.27', 'coverage_68.27_interval', 'rmse_fgs1_ppm', 'rmse_airs_ppm', 'planets', 'failed', 'prior_rows', 'flagged'}
 
 def _facts(
     card:dict, # the run card
@@ -133,7 +135,7 @@ def _facts(
     rows = ''.join(rows)
     return f'<h2>This run</h2><div class="card"><dl>{rows}</dl></div>' if rows else ''
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #f6ee9fff
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #52ab6d03
 def _figure(
     store:dict,   # name -> plotly figure; the new one is added
     figure,       # a plotly figure
@@ -161,9 +163,10 @@ def _planet(
         parts.append(_figure(store, show_light_curve(curves, visit), f'Calibrated light curves with the fitted transit{which}; below, what the fit leaves over.'))
     physics = view.physics
     parts.append(_figure(store, show_spectrum(view.mu, view.sigma, view.truth, physics), 'The spectrum found, with its 68 and 95 % bands' + (', the truth, and the error in units of sigma.' if view.truth is not None else '.')))
+    if view.before is not None: parts.append(_figure(store, show_refinement(view.before, (view.mu, view.sigma), view.truth), 'What the network and the calibration changed: both spectra as their difference from the physics, with 68 % bands.'))
     return f'<section class="card">{"".join(parts)}</section>'
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #d1af3371
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #9719d925
 def write_page(
     path:str|Path,                # the HTML file
     run_card:dict,                # figures and facts; see above. `title` and `subtitle` are optional

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['COLOURS', 'GRID', 'FAINT', 'SOURCE_COLOURS', 'show_raw_frame', 'bin_series', 'show_light_curve', 'show_spectrum',
            'add_up', 'show_residual_map', 'show_allan', 'credible_mass', 'show_corner', 'show_error_budget',
-           'show_score', 'show_coverage']
+           'show_score', 'show_coverage', 'show_refinement', 'show_training', 'show_reliability', 'show_pit',
+           'show_z_histogram']
 
 # %% ../../nbs/85_diagnostics/00_figures.ipynb #6d8200cd
 import numpy as np
@@ -373,3 +374,97 @@ def show_coverage(
     for name, colour, symbol, shift in (('fgs1', 'orange', 'triangle-up', -0.8), ('airs', 'blue', 'square', 0.8)):
         figure.add_trace(go.Scatter(x=[v + shift for v in nominal], y=[100*getattr(c, name) for c in report.coverage], mode='markers', marker=dict(size=7, symbol=symbol, color=COLOURS[colour]), name=name.upper()))
     return _styled(figure, height).update_xaxes(title_text='nominal coverage (%)', range=[40, 100]).update_yaxes(title_text='observed coverage (%)', range=[min(40, *(100*c.low for c in report.coverage), *(100*c.fgs1 for c in report.coverage)) - 2, 103])
+
+# %% ../../nbs/85_diagnostics/00_figures.ipynb #4c9122fd
+def show_refinement(
+    before:tuple,  # mu, sigma (283,) depth, from the physics alone
+    after:tuple,   # mu, sigma (283,) depth, as handed in
+    truth:np.ndarray|None=None, # (283,) depth
+    wavelength_um:np.ndarray|None=None, # (283,) um; the published axis when None
+    height:int=330,   # px
+):                    # a plotly figure
+    "Two bands about the physics estimate: the physics' own and the refined one."
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+    tables = [np.asarray(row, float)*1e6 for row in (*before, *after)]
+    if any(row.shape != (N_BINS,) for row in tables): raise UsageError(f'before, after: found shapes {[row.shape for row in tables]}, wanted four times ({N_BINS},)')
+    x, middle = _small(default_wavelengths() if wavelength_um is None else wavelength_um), tables[0]
+    figure = make_subplots(1, 2, column_widths=[0.12, 0.88], horizontal_spacing=0.07)
+    for name, colour, mu, sigma, shift in (('physics', 'grey', *tables[:2], -.02), ('refined', 'blue', *tables[2:], .02)):
+        mu, sigma = _small(mu - middle), _small(sigma)
+        figure.add_trace(go.Scatter(x=x[:1] + shift, y=mu[:1], mode='markers', marker=dict(size=8, color=COLOURS[colour]), error_y=dict(array=sigma[:1], color=COLOURS[colour]), showlegend=False,
+                                    hovertemplate='%{y:.1f} ppm<extra>' + name + '</extra>'), 1, 1)
+        figure.add_trace(go.Scatter(x=np.r_[x[1:], x[:0:-1]], y=np.r_[(mu + sigma)[1:], (mu - sigma)[:0:-1]], fill='toself', fillcolor=_tint(COLOURS[colour], .3), line=dict(width=0), mode='lines',
+                                    name=f'{name}, 68 % band', hoverinfo='skip'), 1, 2)
+        figure.add_trace(go.Scatter(x=x[1:], y=mu[1:], mode='lines', line=dict(color=COLOURS[colour], width=1.4), showlegend=False, hovertemplate='%{x:.3f} µm<br>%{y:.1f} ppm<extra>' + name + '</extra>'), 1, 2)
+    if truth is not None:
+        true = _small(np.asarray(truth, float)*1e6 - middle)
+        figure.add_trace(go.Scatter(x=x[:1], y=true[:1], mode='markers', marker=dict(symbol='diamond', size=9, color=COLOURS['red']), showlegend=False, hovertemplate='%{y:.1f} ppm<extra>truth</extra>'), 1, 1)
+        figure.add_trace(go.Scatter(x=x[1:], y=true[1:], mode='lines', line=dict(color=COLOURS['red'], width=1.4), name='truth', hovertemplate='%{x:.3f} µm<br>%{y:.1f} ppm<extra>truth</extra>'), 1, 2)
+    figure.update_xaxes(range=[0.55, 0.85], tickvals=[0.7], title_text='FGS1', row=1, col=1).update_xaxes(range=[1.9, 3.95], title_text='wavelength (µm)', row=1, col=2)
+    return _styled(figure, height).update_yaxes(title_text='depth − physics (ppm)', row=1, col=1)
+
+# %% ../../nbs/85_diagnostics/00_figures.ipynb #b21bd541
+def show_training(
+    histories:dict,  # member -> list of dicts with epoch, and loss or score, as the trainer notes them
+    height:int=320,  # px
+):                   # a plotly figure
+    "Loss and held-out score by epoch, a line for each network."
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+    if not histories: raise UsageError('histories: found none, wanted one for each network')
+    figure = make_subplots(1, 2, horizontal_spacing=0.14, subplot_titles=['loss on the training planets', 'score on planets held out'])
+    wheel = [COLOURS[name] for name in ('blue', 'orange', 'green', 'red', 'grey')]
+    for k, (name, rows) in enumerate(histories.items()):
+        rows = [row for row in rows if row.get('phase', 'supervised') == 'supervised']
+        for column, key in ((1, 'loss'), (2, 'unclipped')):
+            seen = [(row['epoch'], row[key]) for row in rows if row.get(key) is not None]
+            figure.add_trace(go.Scatter(x=[e for e, _ in seen], y=[float(v) for _, v in seen], mode='lines+markers', marker=dict(size=4), line=dict(width=1.5, color=wheel[k % len(wheel)]), name=str(name),
+                                        legendgroup=str(name), showlegend=column == 1, hovertemplate='epoch %{x}<br>%{y:.4f}<extra>' + str(name).replace('<', '') + '</extra>'), 1, column)
+    figure.update_xaxes(title_text='epoch').update_yaxes(title_text='loss', row=1, col=1).update_yaxes(title_text='score', row=1, col=2)
+    return _styled(figure, height).update_layout(legend_y=1.12, margin_t=72)
+
+# %% ../../nbs/85_diagnostics/00_figures.ipynb #5f32cb24
+def show_reliability(
+    tables:dict,     # name -> {'fgs1', 'airs'} -> (level, 4): nominal share, observed share, lower and upper limit
+    height:int=360,  # px
+):                   # a plotly figure
+    "Observed against nominal coverage of each part, before and after."
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+    figure = make_subplots(1, 2, horizontal_spacing=0.12, subplot_titles=['FGS1', 'AIRS'])
+    for column, part in ((1, 'fgs1'), (2, 'airs')):
+        figure.add_trace(go.Scatter(x=[0, 1], y=[0, 1], mode='lines', line=dict(color=COLOURS['red'], width=1.2, dash='dash'), name='honest', showlegend=column == 1, hoverinfo='skip'), 1, column)
+        for (name, table), colour in zip(tables.items(), ('grey', 'blue', 'green', 'orange')):
+            level, share, low, high = np.asarray(table[part], float).T
+            figure.add_trace(go.Scatter(x=_small(level), y=_small(share), mode='lines+markers', marker=dict(size=5), line=dict(color=COLOURS[colour], width=1.5), name=str(name), legendgroup=str(name), showlegend=column == 1,
+                                        error_y=dict(symmetric=False, array=_small(np.maximum(high - share, 0)), arrayminus=_small(np.maximum(share - low, 0)), thickness=.8, width=0, color=_tint(COLOURS[colour], .6))), 1, column)
+    figure.update_xaxes(title_text='nominal share', range=[0, 1]).update_yaxes(range=[0, 1.02]).update_yaxes(title_text='observed share', row=1, col=1)
+    return _styled(figure, height).update_layout(legend_y=1.1, margin_t=72)
+
+def show_pit(
+    bands:dict,      # 'fgs1', 'airs' -> objects with u, ecdf, low, high (grid,) and n
+    height:int=320,  # px
+):                   # a plotly figure
+    "Distribution of the probability integral transform minus the diagonal, with its simultaneous band."
+    import plotly.graph_objects as go
+    figure = go.Figure()
+    for (name, band), colour in zip(bands.items(), ('orange', 'blue')):
+        u = _small(band.u)
+        if name == list(bands)[0]:
+            figure.add_trace(go.Scatter(x=np.r_[u, u[::-1]], y=_small(np.r_[band.high - band.u, (band.low - band.u)[::-1]]), fill='toself', fillcolor=_tint(COLOURS['grey'], .2), line=dict(width=0), mode='lines', name='95 % band', hoverinfo='skip'))
+        figure.add_trace(go.Scatter(x=u, y=_small(band.ecdf - band.u), mode='lines', line=dict(color=COLOURS[colour], width=1.6), name=name.upper()))
+    return _styled(figure, height).update_xaxes(title_text='predicted quantile', range=[0, 1]).update_yaxes(title_text='share below it − quantile')
+
+def show_z_histogram(
+    z:dict,          # edges (E,), and shares (E + 1,) of fgs1, airs and normal; the first and the last bar are open
+    height:int=320,  # px
+):                   # a plotly figure
+    "Errors over their error bars, beside the normal distribution."
+    import plotly.graph_objects as go
+    edges = np.asarray(z['edges'], float)
+    step = edges[1] - edges[0]
+    at = _small(np.r_[edges - step/2, edges[-1] + step/2])
+    figure = go.Figure([go.Bar(x=at, y=_small(z[name]), name=name.upper(), marker_color=COLOURS[colour]) for name, colour in (('fgs1', 'orange'), ('airs', 'blue'))])
+    figure.add_trace(go.Scatter(x=at, y=_small(z['normal']), mode='lines+markers', marker=dict(size=4), line=dict(color=COLOURS['red'], width=1.4), name='normal'))
+    return _styled(figure, height).update_xaxes(title_text='error (sigma)').update_yaxes(title_text='share')

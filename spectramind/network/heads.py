@@ -99,7 +99,7 @@ def corrected_mean(
     "Physics plus correction, which is bounded by `limit` sigmas."
     return mu + limit*sigma*torch.tanh(c*step/(limit*sigma))
 
-# %% ../../nbs/60_network/60_heads.ipynb #c1cf8ece
+# %% ../../nbs/60_network/60_heads.ipynb #4955d0f3
 SIGMA_KINDS = ("log_sigma", "softplus", "quantiles", "flow")
 Z90 = 1.2815515655446004       # the normal distribution's 90th percentile
 
@@ -110,7 +110,7 @@ class SigmaHead(nn.Module):
         width:int,           # D
         planet_features:int, # straight path; 0 leaves it out
         coarse:int=6,        # hats over AIRS
-        reach:float=1.,      # largest |log| of the factor
+        reach:float=1.,      # largest |log| of the factor; softplus keeps to it from below only, and skew and tails come on top of it
         fine:bool=True,      # a value of its own for each bin
     ):
         super().__init__()
@@ -142,8 +142,8 @@ class SigmaHead(nn.Module):
             low, high = (Z90*sigma*torch.exp(s)[:, None] for s in (tail - skew, tail + skew))
             return dict(sigma=(low + high)/(2*Z90), quantiles=torch.stack([mu - low, mu, mu + high], 1))
         bend = lambda z: torch.sinh((torch.asinh(z) + skew[:, None])*torch.exp(tail)[:, None])
-        drawn = bend(self.node.expand(len(mu), -1))
+        drawn = bend(self.node.expand(mu.shape[0], -1))
         mean = (drawn*self.weight).sum(1, keepdim=True)
         spread = ((drawn - mean)**2*self.weight).sum(1, keepdim=True).clamp_min(1e-6).sqrt()
-        at = bend(torch.tensor([-Z90, 0., Z90], device=mu.device).expand(len(mu), -1))
+        at = bend(torch.tensor([-Z90, 0., Z90], device=mu.device).expand(mu.shape[0], -1))
         return dict(sigma=sigma*spread, quantiles=mu[:, None] + sigma[:, None]*(at - mean)[..., None])

@@ -56,7 +56,7 @@ class NetworkConfig:
         if self.fgs1.kind == self.airs.kind == "none": raise ConfigError("fgs1.kind and airs.kind: found none for both, wanted one encoder at least", hint="model=physics_only leaves the network out")
         if not self.heads.limit > 0: raise ConfigError(f"heads.limit: found {self.heads.limit}, wanted more than 0")
 
-# %% ../../nbs/60_network/90_spectramind.ipynb #ea707768
+# %% ../../nbs/60_network/90_spectramind.ipynb #9a73d8bc
 class SpectraMind(nn.Module):
     "Physics in, corrected physics out."
     def __init__(self,
@@ -76,7 +76,6 @@ class SpectraMind(nn.Module):
         self.sigma_head = SigmaHead(c.heads.sigma, c.width, straight[0], c.heads.coarse, c.heads.reach, c.heads.fine)
         self.guess = nn.Linear(c.width, 2)                                   # the masked phase: value and log sigma of a hidden bin
         self.hidden = nn.Parameter(torch.zeros(node_features))
-        self.register_buffer("wave_mask", torch.arange(283) > 0, persistent=False)
 
     def encode(self,
         batch:dict,                   # series (B, T, channels), series_valid (B, T) bool, nodes (B, 283, F), planet (B, G)
@@ -84,7 +83,9 @@ class SpectraMind(nn.Module):
     )->tuple:                         # fused latent (B, D), node latents (B, 283, D), steps (B, T, D), attention or None
         "What both encoders and the planet's features say together."
         series, valid, nodes = batch["series"], batch["series_valid"], batch["nodes"]
-        zero = nodes.new_zeros(len(nodes), self.config.width)
+        if batch["planet"].dim() != 2 or batch["planet"].shape[1] != self.sizes["planet_features"]:
+            raise UsageError(f"planet: found shape {tuple(batch['planet'].shape)}, wanted (planet, {self.sizes['planet_features']})")
+        zero = nodes.new_zeros(nodes.shape[0], self.config.width)
         h_fgs1, steps = self.fgs1(series, valid) if self.fgs1 is not None else (zero, series.new_zeros(*series.shape[:2], self.config.width))
         h_airs, latents, attention = self.airs(nodes, return_attention=return_attention) if self.airs is not None else (zero, nodes.new_zeros(*nodes.shape[:2], self.config.width), None)
         h = self.drop(self.fusion(h_fgs1, h_airs, self.planet(batch["planet"]), steps, valid, latents))
@@ -96,6 +97,7 @@ class SpectraMind(nn.Module):
     )->dict:                          # mu, sigma (B, 283) in the same unit; latent (B, D); quantiles, attention where there are any
         "The corrected spectrum and error."
         if batch["mu"].dim() != 2 or batch["mu"].shape[1] != 283: raise UsageError(f"mu: found shape {tuple(batch['mu'].shape)}, wanted (planet, 283)")
+        if batch["sigma"].shape != batch["mu"].shape: raise UsageError(f"sigma: found shape {tuple(batch['sigma'].shape)}, wanted that of mu, {tuple(batch['mu'].shape)}")
         h, latents, _, attention = self.encode(batch, return_attention)
         step = STEP*batch["mu"][:, 1:].mean(1, keepdim=True).clamp_min(1e-3)
         c = self.mu_head(h, latents, batch["planet"], batch["nodes"])

@@ -7,7 +7,7 @@ __all__ = ['INSTRUMENT_FOLDER', 'Workplace', 'split_arrays', 'join_arrays', 'fra
            'curves_from', 'posterior_arrays', 'posterior_from', 'Made', 'read_product', 'write_predictions',
            'read_predictions']
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #5fde8315
+# %% ../../nbs/90_pipeline/30_products.ipynb #dc1a42a9
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..core.paths import parse_planet_id
 from ..core.provenance import is_done, read_record, write_record
 from ..core.store import json_text, read_csv_rows, read_npz, sha256_file, write_csv_rows, write_npz
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #c4c10cba
+# %% ../../nbs/90_pipeline/30_products.ipynb #46cb8f04
 INSTRUMENT_FOLDER = {'FGS1': 'fgs1', 'AIRS-CH0': 'airs'}
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Workplace:
     @property
     def checkpoint(self)->Path: return Path(self.root)/'artifacts'/'checkpoints'/'prior.json'
     @property
+    def checkpoints(self)->Path: return Path(self.root)/'artifacts'/'checkpoints'   # prior.json, members/, the best model, oof.npz
+    @property
+    def calibration(self)->Path: return Path(self.root)/'artifacts'/'calibration'   # temperature.json, corel.json, corel_q_bin.csv, outliers.json
+    @property
     def predictions(self)->Path: return Path(self.root)/'artifacts'/'predictions'
     @property
     def reports(self)->Path: return Path(self.root)/'artifacts'/'reports'
@@ -47,7 +51,7 @@ class Workplace:
     def dist(self)->Path: return Path(self.root)/'dist'
     def truth(self, profile:str)->Path: return Path(self.root)/'truth'/profile
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #2238713c
+# %% ../../nbs/90_pipeline/30_products.ipynb #d3aef794
 def split_arrays(
     tree:object,       # dicts, lists, numbers, text and arrays
     prefix:str='tree', # the names of the arrays begin with it
@@ -76,7 +80,7 @@ def join_arrays(
         return [walk(item) for item in node] if isinstance(node, list) else node
     return walk(json.loads(bytes(arrays[prefix]).decode('utf-8')))
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #ed24aea9
+# %% ../../nbs/90_pipeline/30_products.ipynb #ac44a1cd
 def frames_arrays(
     frames:Frames,
 )->dict:           # arrays for the npz file
@@ -97,7 +101,7 @@ def frames_from(
     return Frames(instrument, arrays['frames'], arrays['variance'], arrays['mask'], arrays['time_h'], arrays['exposure_s'],
                   arrays['wavelength_um'], join_arrays(arrays, 'meta'))
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #0bed9d74
+# %% ../../nbs/90_pipeline/30_products.ipynb #60b383ec
 def curves_arrays(
     curves:LightCurves,
 )->tuple[dict, dict]: # arrays of fgs1_white, arrays of airs_bins
@@ -128,7 +132,7 @@ def posterior_from(
     "The inverse of `posterior_arrays`."
     return DepthPosterior(planet_id, arrays['mean'], arrays['cov'], *(join_arrays(arrays, name) for name in ('nuisance', 'curves', 'quality')))
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #cca6770e
+# %% ../../nbs/90_pipeline/30_products.ipynb #e0712474
 @dataclass(frozen=True)
 class Made:
     "What a product was made from."
@@ -170,7 +174,7 @@ def read_product(
     if sha256_file(product) != record['sha256']: raise DataError(product, 'bytes other than those recorded', 'the product as it was written', hint=todo)
     return read_npz(product), record['sha256']
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #b7d5b1ac
+# %% ../../nbs/90_pipeline/30_products.ipynb #e1dd906f
 def write_predictions(
     folder:Path,      # artifacts/predictions
     spectra:Spectra,

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FEWEST', 'all_planets', 'Report', 'write_bad_planets', 'check_tables', 'check_prediction', 'enough', 'observe_orders',
            'fit_orders', 'for_all', 'calibrate', 'features', 'fit', 'to_do', 'simulation_of', 'simulate', 'labels_of',
-           'expected_planets', 'training_labels', 'read_prior', 'obtain_prior', 'predict', 'final_spectrum', 'export',
-           'sample_of', 'submission_info', 'submit', 'truth_of', 'score_file', 'write_table']
+           'expected_planets', 'standing_posteriors', 'training_labels', 'read_prior', 'obtain_prior', 'physics',
+           'predict', 'final_spectrum', 'export', 'sample_of', 'submission_info', 'submit', 'truth_of', 'score_file',
+           'write_table']
 
 # %% ../../nbs/90_pipeline/50_stages.ipynb #cd106c96
 from collections import Counter
@@ -191,7 +192,7 @@ def simulate(config:Config)->str: # a line for people
     write_json(note, dict(settings=settings, complete=True))
     return f'simulate: {d.n_train} training and {d.n_test} test planets in {root}, {done["written"]} made now'
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #a5625c41
+# %% ../../nbs/90_pipeline/50_stages.ipynb #2fba36fc
 def labels_of(
     root:str|Path,
 )->tuple|None:   # ids (planet,), depths (planet, 283); None without train.csv, or with no sound row in it
@@ -214,7 +215,7 @@ def _posterior(order:units.Fit)->DepthPosterior:
     if units.fitted(order) is None: raise DataError(f'planet {order.planet_id}', 'a posterior of other light curves than are there now', 'one of these', hint='run `spectramind fit`')
     return found
 
-def _posteriors(
+def standing_posteriors(
     config:Config, split:str, skip:set=frozenset(),
 )->tuple[list, list]:  # DepthPosteriors, failed Outcomes
     "The posteriors that stand, and why the others do not."
@@ -243,7 +244,8 @@ def training_labels(
 def read_prior(
     path:str|Path,
 )->SpectralPrior:
-    "A prior learnt before; raises `DataError` when it cannot be read and `SchemaError` when it is no prior."
+    "A prior learnt before, or the one in a folder of checkpoints; raises `DataError` when it cannot be read and `SchemaError` when it is no prior."
+    path = Path(path)/'prior.json' if Path(path).is_dir() else Path(path)
     if not Path(path).is_file(): raise DataError(path, 'no file', 'a prior learnt before', hint='a run on labelled data leaves it in artifacts/checkpoints/prior.json')
     try:
         prior = SpectralPrior.from_dict(read_json(path))
@@ -260,7 +262,7 @@ def obtain_prior(
     "The prior of the checkpoint, or one learnt from the labelled planets; raises `DataError` when there is neither."
     if config.predict.checkpoint: return read_prior(config.predict.checkpoint)
     place, row = Workplace(Path(config.paths.work)), training_labels(config)[0]
-    posteriors = [p for p in _posteriors(config, 'train', skip)[0] if p.planet_id in row]
+    posteriors = [p for p in standing_posteriors(config, 'train', skip)[0] if p.planet_id in row]
     enough(config, len(posteriors), 'labelled planets with a fit', 'run `spectramind fit` first, or ')
     folds = group_kfold(sorted(row), min(5, len(row)), config.seed)
     write_folds(place.folds, folds, config.seed)
@@ -269,22 +271,28 @@ def obtain_prior(
     Made(dict(labels=sha256_json(sorted(row)), folds=sha256_file(place.folds)), config_hash(config.fit)).sign(place.checkpoint, dict(planets=len(posteriors)))
     return prior
 
-def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
-    "A spectrum for every test planet, written to artifacts/predictions; those without a sound fit, or in `skip`, get the prior's row."
+def physics(config:Config, skip:set=frozenset())->tuple[Spectra, Report, list]: # the third: the posteriors of the test planets
+    "A spectrum for every test planet from posterior and prior alone, kept in artifacts/predictions/physics; those without a sound fit, or in `skip`, get the prior's row."
     wanted = expected_planets(config.data.root)
     if not wanted: raise DataError(Path(config.data.root)/'test', 'no test planet', 'at least one to predict')
     prior = obtain_prior(config, skip)
-    posteriors, bad = _posteriors(config, 'test', skip)
+    posteriors, bad = standing_posteriors(config, 'test', skip)
     known = {p.planet_id for p in posteriors} | {o.key[1] for o in bad}
     bad += [Outcome(('test', p), failure=Failure('DataError', 'listed in sample_submission.csv, but the tree has no such folder', 3)) for p in wanted if p not in known]
     if not config.predict.checkpoint: bad += [Outcome(('train', p), failure=Failure('DataError', error.message, 3)) for p, error in training_labels(config)[1].items()]
     with single_threaded_blas(): found = predict_spectra(posteriors, prior)   # sums in one order, whatever the machine
     spectra = complete(found, wanted, *prior_row(prior))
-    write_predictions(Workplace(Path(config.paths.work)).predictions, spectra)
+    write_predictions(Workplace(Path(config.paths.work)).predictions/'physics', spectra)
     fault = {p.planet_id: Failure('Flagged', f'the fit is not trusted: {p.quality.get("reason", "")}', 0) for p in posteriors if p.quality.get('flag', False)}
-    return spectra, Report('predict', [Outcome(('test', p.planet_id), dict(made=1), fault.get(p.planet_id)) for p in posteriors] + bad)
+    return spectra, Report('predict', [Outcome(('test', p.planet_id), dict(made=1), fault.get(p.planet_id)) for p in posteriors] + bad), posteriors
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #8c505276
+def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
+    "The same as the final word: artifacts/predictions/{mu,sigma,origin}.csv. What a network adds is the business of `pipeline.learning`."
+    spectra, report, _ = physics(config, skip)
+    write_predictions(Workplace(Path(config.paths.work)).predictions, spectra)
+    return spectra, report
+
+# %% ../../nbs/90_pipeline/50_stages.ipynb #5f2adc1a
 def _final(
     posterior:DepthPosterior, prior:SpectralPrior,
 )->tuple:                 # mu (283,), cov (283, 283), origin; as `predict_spectra` has them
@@ -293,6 +301,24 @@ def _final(
         row = predict_spectra([posterior], prior)
         if row.origin[0] != 'physics': return row.mu[0], np.diag(row.sigma[0]**2), row.origin[0]
         return *posterior_spectrum(posterior, prior), 'physics'
+
+def _refined(
+    config:Config, planet_id:int,
+    mu:np.ndarray, cov:np.ndarray, origin:str, # of the physics
+)->tuple:                 # the same three, after network and calibration
+    "The row of artifacts/predictions, where it was made from this very physics; its covariance has the physics' correlations."
+    place = Workplace(Path(config.paths.work)).predictions
+    if config.model.kind == 'physics' or not (place/'physics'/'mu.csv').is_file() or not (place/'mu.csv').is_file(): return mu, cov, origin
+    before, after, sd = read_predictions(place/'physics'), read_predictions(place), np.sqrt(np.diag(cov))
+    rows = [np.flatnonzero(table.planet_id == planet_id) for table in (before, after)]
+    if any(len(row) != 1 for row in rows): return mu, cov, origin
+    (b,), (a,) = rows
+    if not (np.array_equal(before.mu[b], mu) and np.allclose(before.sigma[b], sd, rtol=1e-9, atol=0)): return mu, cov, origin
+    if np.array_equal(after.mu[a], mu) and np.array_equal(after.sigma[a], before.sigma[b]): return mu, cov, origin
+    factor = after.sigma[a]/sd
+    cov = cov*factor*factor[:, None]
+    cov[np.diag_indices(len(cov))] = after.sigma[a]**2
+    return after.mu[a], cov, after.origin[a]
 
 def final_spectrum(
     config:Config,
@@ -306,11 +332,14 @@ def final_spectrum(
     split, order = orders[planet_id]
     posterior = _posterior(order)
     checkpoint = Path(config.predict.checkpoint or Workplace(Path(config.paths.work)).checkpoint)
+    if checkpoint.is_dir(): checkpoint = checkpoint/'prior.json'
     if not checkpoint.is_file(): raise DataError(checkpoint, 'no prior', 'the one that `spectramind predict` learns', hint='run `spectramind predict` first, or give predict.checkpoint=path/to/prior.json')
-    mu, cov, origin = _final(posterior, read_prior(checkpoint))
+    mu, cov, origin = _refined(config, planet_id, *_final(posterior, read_prior(checkpoint)))
     made_of = f'simulated, profile {config.data.profile}, seed {config.seed}' if config.data.simulated else 'Ariel Data Challenge'
     facts = dict(split=split, data=made_of, n_visits=posterior.quality.get('n_visits'), config_sha256=submission_info(config)['config_sha256'], prior_sha256=sha256_file(checkpoint))
-    return FinalSpectrum(planet_id, mu, cov, origin, posterior, describe(posterior, order.star, origin, **facts))
+    meta = describe(posterior, order.star, 'physics' if origin == 'network' else origin, **facts)
+    if origin == 'network': meta |= dict(origin=origin, origin_note='the physics refined by the network; covariance with the correlations of the physics')
+    return FinalSpectrum(planet_id, mu, cov, origin, posterior, meta)
 
 def export(
     config:Config,

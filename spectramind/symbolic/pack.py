@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['SymbolicWeights', 'SymbolicOptions', 'SymbolicPack']
 
-# %% ../../nbs/65_symbolic/20_pack.ipynb #2a09986e
+# %% ../../nbs/65_symbolic/20_pack.ipynb #3776f62f
 from dataclasses import asdict, dataclass, fields
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import ConfigError, UsageError
-from .rules import KNOWN_CONSTANTS, MAX_WEIGHT, RULES, compile_rule, read_rules
+from .language import KNOWN_CONSTANTS, MAX_WEIGHT, read_rules
+from .rules import RULES, compile_rule
 from .terms import (R_CH4_H2O, R_CO2_H2O, SpectralGrid, band_ratios, checked, coherence, nonnegativity, quantile_order,
                                         seam_continuity, smoothness, smoothness_weights, spectral_grid)
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from spectramind.core.errors import UsageError
-from spectramind.diagnostics.figures import add_up, credible_mass, show_allan, show_corner, show_error_budget, show_residual_map
+from spectramind.diagnostics.figures import (add_up, credible_mass, show_allan, show_corner, show_error_budget, show_pit, show_refinement, show_reliability,
+                                             show_residual_map, show_training, show_z_histogram)
 from spectramind.lightcurve.budget import SOURCES, allan_curve
 
 RNG = np.random.default_rng(2)
@@ -89,3 +90,38 @@ def test_error_budget_stacks_up_to_sigma():
     assert 'noise that does not average out' not in [t.name for t in without.data] and len(without.to_json()) < 60_000
     for wrong in ({}, dict(photon=np.ones(283)), dict(total=np.ones(283)), budget(drift=np.ones(282))):
         with pytest.raises(UsageError, match='wanted sources'): show_error_budget(wrong)
+
+
+def test_refinement_is_drawn_about_the_physics_and_refuses_other_shapes():
+    mu, sigma = np.full(283, .01), np.full(283, 5e-5)
+    figure = show_refinement((mu, sigma), (mu + 2e-5, .5*sigma), mu + 3e-5)
+    lines = {trace.hovertemplate.split("<extra>")[1].split("<")[0]: np.asarray(trace.y, float) for trace in figure.data if trace.mode == "lines" and trace.hovertemplate}
+    np.testing.assert_allclose(lines["physics"], 0, atol=1e-3)
+    np.testing.assert_allclose(lines["refined"], 20, atol=1e-3)
+    np.testing.assert_allclose(lines["truth"], 30, atol=1e-3)
+    np.testing.assert_allclose(figure.data[0].error_y.array, 50, rtol=1e-6)
+    assert len(show_refinement((mu, sigma), (mu, sigma)).data) == 6
+    with pytest.raises(UsageError, match="283"): show_refinement((mu[:5], sigma), (mu, sigma))
+
+
+def test_training_draws_supervised_epochs_of_each_member():
+    rows = [dict(phase="mae", epoch=1, loss=3.), dict(phase="supervised", epoch=0, unclipped=.5), dict(phase="supervised", epoch=1, loss=.4, unclipped=.6)]
+    figure = show_training({"fold0_seed0": rows, "<b>": rows})
+    assert [list(trace.x) for trace in figure.data] == [[1], [0, 1]]*2 and list(figure.data[1].y) == [.5, .6]
+    with pytest.raises(UsageError, match="histories"): show_training({})
+
+
+def test_calibration_pictures_hold_the_numbers_they_are_given():
+    from spectramind.uncertainty.coverage import pit_band, reliability, z_histogram
+    rng = np.random.default_rng(3)
+    truth = .01 + 1e-4*rng.normal(size=(40, 283))
+    tables = {name: reliability(truth, truth + 1e-4*rng.normal(size=truth.shape), np.full_like(truth, s)) for name, s in (("before", 5e-5), ("after", 1e-4))}
+    figure = show_reliability(tables)
+    np.testing.assert_allclose(figure.data[1].y, tables["before"]["fgs1"][:, 1], rtol=1e-6)
+    assert len(figure.data) == 6 and np.mean(figure.data[2].y) > np.mean(figure.data[1].y)
+    bands = dict(fgs1=pit_band(rng.uniform(size=(40, 1))), airs=pit_band(rng.uniform(size=(40, 282))))
+    np.testing.assert_allclose(show_pit(bands).data[2].y, bands["airs"].ecdf - bands["airs"].u, atol=1e-6)
+    z = z_histogram(rng.normal(size=(40, 283)))
+    figure = show_z_histogram(z)
+    np.testing.assert_allclose(figure.data[1].y, z["airs"], rtol=1e-6)
+    assert len(figure.data[0].x) == len(z["edges"]) + 1

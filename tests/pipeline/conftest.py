@@ -25,8 +25,8 @@ def own_sky(sky, tmp_path):
 
 @pytest.fixture(scope="session")
 def settings():
-    "A function: data root and work folder to a Config."
-    def make(root, work, *more): return load_config(["data=kaggle", f"data.root={root}", f"paths.work={work}", "executor=serial", *more])
+    "A function: data root and work folder to a Config, without a network unless `more` says otherwise."
+    def make(root, work, *more): return load_config(["data=kaggle", "model=physics_only", f"data.root={root}", f"paths.work={work}", "executor=serial", *more])
     return make
 
 
@@ -36,3 +36,19 @@ def reference(sky, settings, tmp_path_factory):
     from spectramind.pipeline.run import run
     work = tmp_path_factory.mktemp("reference")
     return work, run(settings(sky, work))
+
+
+@pytest.fixture(scope="session")
+def wide(sky, reference, tmp_path_factory):
+    "Enough to train a network on, at little cost: the tiny sky with every labelled planet there twice, and a work folder in which all of them are observed. Nobody may write to either."
+    folder = tmp_path_factory.mktemp("wide")
+    tree, work = shutil.copytree(sky, folder/"tree", copy_function=shutil.copy2), shutil.copytree(reference[0]/"data", folder/"work"/"data", copy_function=shutil.copy2).parent
+    for planet in [p.name for p in (sky/"train").iterdir()]:
+        twin = str(int(planet) + 1)
+        shutil.copytree(tree/"train"/planet, tree/"train"/twin, copy_function=shutil.copy2)
+        for path in list((work/"data").glob(f"*/*/planet_{planet}*")): shutil.copy2(path, path.with_name(path.name.replace(planet, twin)))
+    for name in ("train.csv", "train_star_info.csv"):
+        header, *rows = (tree/name).read_text().splitlines()
+        rows += [f"{int(row.partition(',')[0]) + 1},{row.partition(',')[2]}" for row in rows]
+        (tree/name).write_text("\n".join([header, *rows]) + "\n")
+    return tree, work

@@ -46,7 +46,20 @@ BAD = [  # overrides, what the message has to name, what the hint has to name
     (["~data"], "'~data'", ""),
     (["calib=[nominal,dev]"], "calib=[nominal,dev]", ""),
     (["data.root=a,b"], "configuration", "quotes"),
-    (["optimizer.lr=0.1"], "unknown key train", ""),
+    (["optimizer.lrr=0.1"], "unknown key train.lrr", "train.lr"),
+    (["model=v51"], "model=v51", "model=v50"),
+    (["train=smoke"], "train=smoke", ""),
+    (["loss=composit"], "loss=composit", "loss=composite"),
+    (["model.network.fgs1.kind=gru2"], "mamba, gru, tcn, none", "gru"),
+    (["model.fgs1.kind=gru"], "unknown key model.fgs1", "model.network.fgs1"),
+    (["loss.smoothness.lambda=1"], "unknown key loss.smoothness.lambda", "lam"),
+    (["loss.scale=0"], "loss: scale", ""),
+    (["loss.band_priors.bands=3"], "loss.band_priors.bands", ""),
+    (["train.phase=warm"], "train.phase", ""),
+    (["train.phase=mae", "train.epochs_mae=0"], "at least one epoch", ""),
+    (["uncertainty.corel.alpha=2"], "alpha", ""),
+    (["calib.temp.mod=global"], "unknown key uncertainty.temperature.mod", "mode"),
+    (["uncertainty.outliers.widest=0.5"], "widest", ""),
     (["fit=3"], "fit: found 3", ""),
 ]
 
@@ -63,7 +76,9 @@ def test_bad_settings(overrides, named, hint):
     ["run", "calib.stps.hot=true"], ["fit", "data=kagle"], ["predict", "--layout", "kagle"], ["run", "--config-name", "config_v51"],
     ["run", "--config-name", "../config_v50"], ["run", "--quick"], ["runn"], ["score", "only_one.csv"], ["validate"], ["submit", "a", "b"],
     ["run", "data=kaggle", "data.root=no_such_folder"], ["simulate", "data=kaggle", "data.root=no_such_folder"], ["calibrate", "data=science"],
-    ["predict", "data=kaggle", "data.root=no_such_folder"], ["submit"], ["demo", "data=science"], ["score", "no.csv", "no.csv"], ["run", "paths.work=/proc/nobody/may/write"],
+    ["predict", "data=kaggle", "data.root=no_such_folder"], ["submit"], ["train", "model=physics_only"], ["train", "--phase", "warm"],
+    ["calibrate-temp"], ["calibrate-corel"], ["diagnose", "calibration"], ["diagnose", "calibration", "--dataset", "tset"], ["diagnose"], ["run", "--fast-kaggle"],
+    ["demo", "data=science"], ["score", "no.csv", "no.csv"], ["run", "paths.work=/proc/nobody/may/write"],
 ], ids=" ".join)
 def test_command_line_refuses_with_3(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -83,7 +98,8 @@ def test_hash_sees_every_setting_and_no_spelling():
     base = config_hash(load_config())
     assert base == config_hash(load_config(["global.seed=2025", "+data=smoke", "calib.steps.cosmic_sigma=8"]))
     changed = ["seed=1", "paths.work=x", "data=science", "calib=dev", "env=ci", "executor=serial", "calib.steps.hot=true", "photometry.clip_sigma=5.5",
-               "fit.starts=5", "predict.checkpoint=x", "submit.layout=wide", "data.law=linear", "data.verify=full"]
+               "fit.starts=5", "predict.checkpoint=x", "model=physics_only", "model=gru", "train=trainer_smoke", "train.lr=0.01", "loss=none", "loss.smoothness.lam=0.1",
+               "uncertainty=off", "uncertainty.corel.alpha=0.2", "submit.layout=wide", "data.law=linear", "data.verify=full"]
     assert len({base, *(config_hash(load_config([one])) for one in changed)}) == len(changed) + 1
 
 
@@ -94,6 +110,55 @@ def test_kaggle_environment_and_profiles():
     assert (science.data.n_train, science.data.n_test, science.calib.persist) == (30, 24, "none")
     assert load_config(["calib=dev"]).calib.persist == load_config(["calib=dev", "data=science"]).calib.persist == "full"   # an explicit choice wins
     assert load_config().calib.persist == "binned" and load_config(["data=science", "calib.persist=full"]).calib.persist == "full"
+
+
+MODELS = {"v50": {}, "v50_fast": dict(width=12), "fgs1_only": dict(airs="none"), "airs_only": dict(fgs1="none"), "fusion_cross_attend": dict(fusion="cross_attend"),
+          "fusion_gated": dict(fusion="gated"), "gru": dict(fgs1="gru"), "tcn": dict(fgs1="tcn"), "cnn": dict(airs="cnn")}
+
+
+def test_every_member_of_the_learning_groups_composes():
+    folder = resource_dir("configs")
+    members = {group: {p.stem for p in (folder/group).glob("*.yaml")} for group in ("model", "train", "loss", "uncertainty")}
+    assert members["model"] == {*MODELS, "physics_only"} and members["loss"] == {"composite", "none", "smoothness", "nonneg", "molecular", "constraints"}
+    for name, wanted in MODELS.items():
+        found = load_config([f"model={name}"]).model
+        told = dict(width=found.network.width, fusion=found.network.fusion, fgs1=found.network.fgs1.kind, airs=found.network.airs.kind)
+        assert found.kind == "network" and all(told[k] == v for k, v in wanted.items())
+    assert load_config(["model=physics_only"]).model.kind == "physics"
+    terms = ("smoothness", "nonneg", "molecular", "seam", "ratio", "quantiles", "symbolic")
+    on = {name: {t for t in terms if getattr(load_config([f"loss={name}"]).loss, t).enabled} for name in members["loss"]}
+    assert on["none"] == set() and on["composite"] == set(terms) == on["smoothness"] | on["nonneg"] | on["molecular"] | on["constraints"]
+    off = load_config(["uncertainty=off"]).uncertainty
+    assert not (off.temperature.enabled or off.corel.enabled or off.outliers.enabled)
+    assert load_config(["train=fast_kaggle"]).train.epochs()["supervised"] < load_config().train.epochs()["supervised"]
+    assert load_config(["train.phase=all"]).train.epochs() == dict(mae=20, contrastive=20, supervised=40)
+
+
+def test_older_spellings_reach_the_same_settings():
+    one = load_config(["training=trainer_smoke", "optimizer.lr=0.002", "loss.smoothness.weight=0.2", "loss.band_priors.lam=3", "calib.temp.mode=global", "calib.corel.alpha=0.2", "+loss.nonneg.weight=2"])
+    two = load_config(["train=trainer_smoke", "train.lr=0.002", "loss.smoothness.lam=0.2", "loss.band_priors.weight=3", "uncertainty.temperature.mode=global", "uncertainty.corel.alpha=0.2", "loss.nonneg.lam=2"])
+    assert config_hash(one) == config_hash(two) != config_hash(load_config())
+
+
+def test_the_light_sections_mirror_the_settings_of_the_floors_below():
+    import dataclasses
+    from spectramind.network.spectramind import NetworkConfig
+    from spectramind.pipeline import config as light
+    from spectramind.symbolic.pack import SymbolicOptions, SymbolicWeights
+    from spectramind.training.curriculum import Supervised
+    from spectramind.training.ensemble import EnsembleConfig
+    from spectramind.training.settings import TrainConfig
+    plain = lambda d: {k: (plain(v) if isinstance(v, dict) else v) for k, v in d.items()}
+    assert plain(dataclasses.asdict(light.Network())) == plain(dataclasses.asdict(NetworkConfig()))
+    assert dataclasses.asdict(light.Members()) == dataclasses.asdict(EnsembleConfig())
+    train, real = dataclasses.asdict(light.Train()), dataclasses.asdict(TrainConfig())
+    assert set(train) - set(real) == {"phase", "pretrained"} and set(real) - set(train) == {"seed"}
+    assert {k: v for k, v in train.items() if k in real and not k.startswith("epochs")} == {k: v for k, v in real.items() if k in train and not k.startswith("epochs")}
+    loss, weights, options = light.Loss(), SymbolicWeights(), SymbolicOptions()
+    lams = dict(sm=loss.smoothness, nn=loss.nonneg, coh=loss.molecular, seam=loss.seam, ratio=loss.ratio, qm=loss.quantiles)
+    assert {k: v.lam for k, v in lams.items()} == dataclasses.asdict(weights)
+    assert (loss.smoothness.relax, loss.molecular.share, loss.molecular.eps, loss.ratio.ch4_h2o, loss.ratio.co2_h2o) == (options.relax, options.coh_share, options.coh_eps, options.ch4_h2o, options.co2_h2o)
+    assert loss.gll.mode == Supervised().mode and abs(loss.gll.fgs_weight - Supervised().fgs_weight) < 1e-3
 
 
 def test_composition_is_quick():

@@ -95,7 +95,7 @@ def test_a_planet_without_any_visit_left_is_bad(own_sky, settings, reference, tm
     summary = run(settings(own_sky, work))
     assert summary.bad == [("test", planet)] and not summary.lost and summary.origins == {"physics": 1, "prior": 1}
     assert list(scan_visits(own_sky, "test", planet)[1]) == [0]
-    said = CliRunner().invoke(app, ["calibrate", "--dry-run", "data=kaggle", f"data.root={own_sky}", f"paths.work={tmp_path/'w'}"])
+    said = CliRunner().invoke(app, ["calibrate", "--dry-run", "data=kaggle", "model=physics_only", f"data.root={own_sky}", f"paths.work={tmp_path/'w'}"])
     assert said.exit_code == 0 and "dead.parquet missing" in said.output       # one planet's damage does not end the listing
 
 
@@ -178,7 +178,7 @@ def narrow_sample(tree): write(tree/"sample_submission.csv", [row[:-1] for row i
                                         (narrow_sample, "sample_submission.csv")])
 def test_what_all_planets_need_is_looked_at_before_the_long_part(own_sky, tmp_path, harm, file):
     harm(own_sky)
-    said = CliRunner().invoke(app, ["run", "data=kaggle", f"data.root={own_sky}", f"paths.work={tmp_path/'w'}", "executor=serial"])
+    said = CliRunner().invoke(app, ["run", "data=kaggle", "model=physics_only", f"data.root={own_sky}", f"paths.work={tmp_path/'w'}", "executor=serial"])
     assert said.exit_code == 3 and file in said.output and "wanted" in said.output and "Traceback" not in said.output
     assert "calibrate" not in said.output and not list((tmp_path/"w").rglob("*.npz"))
 
@@ -187,7 +187,7 @@ def test_what_all_planets_need_is_looked_at_before_the_long_part(own_sky, tmp_pa
 def test_a_checkpoint_that_is_no_prior_is_named(sky, reference, tmp_path, harm, code):
     prior = tmp_path/"prior.json"
     prior.write_text(json.dumps(harm(json.loads((reference[0]/"artifacts"/"checkpoints"/"prior.json").read_text()))))
-    said = CliRunner().invoke(app, ["run", "data=kaggle", f"data.root={sky}", f"paths.work={tmp_path/'w'}", f"predict.checkpoint={prior}", "executor=serial"])
+    said = CliRunner().invoke(app, ["run", "data=kaggle", "model=physics_only", f"data.root={sky}", f"paths.work={tmp_path/'w'}", f"predict.checkpoint={prior}", "executor=serial"])
     assert said.exit_code == code and "prior.json" in said.output and "Traceback" not in said.output
 
 

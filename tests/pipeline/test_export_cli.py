@@ -21,7 +21,7 @@ from spectramind.scoring.export import FORMATS
 def shell(sky, tmp_path):
     "A function: words to (exit code, what was said on stdout, on stderr), with a work folder of its own below tmp_path."
     def run(*words, work=tmp_path/"work"):
-        said = CliRunner().invoke(app, ["export", *map(str, words), "data=kaggle", f"data.root={sky}", f"paths.work={work}", "executor=serial"])
+        said = CliRunner().invoke(app, ["export", *map(str, words), "data=kaggle", "model=physics_only", f"data.root={sky}", f"paths.work={work}", "executor=serial"])
         assert "Traceback" not in said.output
         return said.exit_code, said.stdout.strip(), said.stderr.strip()
     return run

@@ -28,7 +28,7 @@ def products(work):
 
 
 def test_kill_minus_nine_then_resume_gives_the_same_bytes(sky, settings, reference, tmp_path):
-    command = [sys.executable, "-m", "spectramind", "run", "data=kaggle", f"data.root={sky}", f"paths.work={tmp_path}", "executor=serial"]
+    command = [sys.executable, "-m", "spectramind", "run", "data=kaggle", "model=physics_only", f"data.root={sky}", f"paths.work={tmp_path}", "executor=serial"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     until = time.monotonic() + 120
     records = tmp_path/"data"/"features"/"airs_bins"
@@ -91,7 +91,7 @@ def test_corrupt_planets_are_counted_listed_and_keep_their_rows(own_sky, setting
     signal_file = own_sky/"test"/str(test[0])/"FGS1_signal_0.parquet"
     signal_file.write_bytes(signal_file.read_bytes()[:5000])                     # truncated
     for flat in (own_sky/"train"/str(train[1])).glob("AIRS-CH0_calibration_*/flat.parquet"): flat.unlink()   # half of every visit
-    said = CliRunner().invoke(app, ["run", "data=kaggle", f"data.root={own_sky}", f"paths.work={work}", f"executor={executor}", "executor.workers=2"])
+    said = CliRunner().invoke(app, ["run", "data=kaggle", "model=physics_only", f"data.root={own_sky}", f"paths.work={work}", f"executor={executor}", "executor.workers=2"])
     assert said.exit_code == 0 and "2 bad planets" in said.output and "Traceback" not in said.output
     spectra, _ = validate_submission(work/"dist"/"submission.csv", challenge.sample().planet_ids)
     before, _ = validate_submission(reference[0]/"dist"/"submission.csv")
@@ -127,7 +127,7 @@ def test_every_test_planet_bad_still_gives_every_row_and_says_so(own_sky, settin
 
 
 def test_stage_commands_one_by_one_give_the_same_bytes(sky, settings, reference, tmp_path):
-    base = ["data=kaggle", f"data.root={sky}", f"paths.work={tmp_path}", "executor=serial"]
+    base = ["data=kaggle", "model=physics_only", f"data.root={sky}", f"paths.work={tmp_path}", "executor=serial"]
     shell = lambda *words: CliRunner().invoke(app, [*words, *base])
     assert "7 of 7 visits to do" in (said := shell("calibrate", "--dry-run").output) or " visits to do" in said
     assert not (tmp_path/"data").exists()
@@ -148,7 +148,7 @@ def test_stage_commands_one_by_one_give_the_same_bytes(sky, settings, reference,
 
 def test_unexpected_errors_end_with_5_and_a_file(sky, tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "features", lambda config: {}["no such key"])
-    said = CliRunner().invoke(app, ["features", "data=kaggle", f"data.root={sky}", f"paths.work={tmp_path}"])
+    said = CliRunner().invoke(app, ["features", "data=kaggle", "model=physics_only", f"data.root={sky}", f"paths.work={tmp_path}"])
     assert said.exit_code == 5 and "Traceback" not in said.output
     assert "no such key" in next((tmp_path/"logs").glob("error_*.log")).read_text()
 
@@ -156,13 +156,13 @@ def test_unexpected_errors_end_with_5_and_a_file(sky, tmp_path, monkeypatch):
 def test_interruption_ends_with_130(sky, tmp_path, monkeypatch):
     def stop(config): raise KeyboardInterrupt
     monkeypatch.setattr(stages, "features", stop)
-    said = CliRunner().invoke(app, ["features", "data=kaggle", f"data.root={sky}", f"paths.work={tmp_path}"])
+    said = CliRunner().invoke(app, ["features", "data=kaggle", "model=physics_only", f"data.root={sky}", f"paths.work={tmp_path}"])
     assert said.exit_code == 130
     assert json.loads((tmp_path/"events.jsonl").read_text())["exit"] == 130
 
 
 def test_module_and_help_start_without_anything_heavy():
-    code = "import sys; import spectramind.pipeline.cli, spectramind.__main__; print(sorted({'numpy', 'numba', 'polars', 'hydra', 'scipy'} & set(sys.modules)))"
+    code = "import sys; import spectramind.pipeline.cli, spectramind.__main__; print(sorted({'numpy', 'numba', 'polars', 'hydra', 'scipy', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     said = subprocess.run([sys.executable, "-m", "spectramind", "--version"], capture_output=True, text=True, check=True)
     assert said.stdout.startswith("spectramind ")

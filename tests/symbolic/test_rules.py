@@ -9,8 +9,9 @@ import torch
 from hypothesis import example, given, settings, strategies as st
 
 from spectramind.core.errors import ConfigError, UsageError
-from spectramind.symbolic import rules as module
-from spectramind.symbolic.rules import RULES, Rule, band_prior_rules, compile_rule, read_rules, scale_height_depth
+from spectramind.symbolic import language, rules
+from spectramind.symbolic.language import Rule, read_rules
+from spectramind.symbolic.rules import RULES, band_prior_rules, compile_rule, scale_height_depth
 from spectramind.symbolic.terms import spectral_grid
 
 torch.set_num_threads(1)
@@ -249,9 +250,9 @@ def test_compiled_rules_pickle_and_hold_no_code():
     assert pickle.loads(pickle.dumps(rule))(T(MU))[0].equal(rule(T(MU))[0])
 
 
-def test_the_module_never_executes_text():
-    tree = ast.parse(Path(module.__file__).read_text())
-    functions = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+def test_the_modules_never_execute_text():
+    trees = [ast.parse(Path(module.__file__).read_text()) for module in (language, rules)]
+    functions = [node.func for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]
     bare = {f.id for f in functions if isinstance(f, ast.Name)}
     methods = {f.attr for f in functions if isinstance(f, ast.Attribute)}
     assert 'parse' in methods and not bare & {'eval', 'exec', 'compile', '__import__', 'open'}

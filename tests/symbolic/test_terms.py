@@ -9,7 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from spectramind.core.errors import ConfigError, UsageError
 from spectramind.symbolic.pack import SymbolicOptions, SymbolicPack, SymbolicWeights
-from spectramind.symbolic.rules import RULES, Rule
+from spectramind.symbolic.language import Rule
+from spectramind.symbolic.rules import RULES
 from spectramind.symbolic.terms import (band_areas, band_ratios, coherence, nonnegativity, quantile_order, seam_continuity, smoothness,
                                         smoothness_weights, spectral_grid, terms_ref)
 

@@ -49,7 +49,8 @@ TRAIN, VALID = np.arange(24), np.arange(24, 32)
 
 def trainer_for(folder, model=None, tell=None, config=None, **kwargs):
     "A trainer on the planets above; `config` holds the settings that differ from small ones."
-    from spectramind.training.trainer import Trainer, TrainConfig
+    from spectramind.training.settings import TrainConfig
+    from spectramind.training.trainer import Trainer
     examples = kwargs.pop('examples', None) or made_up()
     settings = dict(epochs_mae=1, epochs_contrastive=1, epochs_supervised=3, batch_size=8, lr=.02, patience=0, accelerator='cpu')
     settings |= config or {}

@@ -15,7 +15,9 @@ from ddp_worker import DDP, KILL, TRAIN, VALID, Tiny, made_up, trainer_for
 
 from spectramind.core.errors import ConfigError, DataError, QualityGateError, RuntimeLimitError, SchemaError, UsageError
 from spectramind.training.curriculum import Contrastive, Supervised
-from spectramind.training.trainer import TrainConfig, load_weights, predict, read_checkpoint, read_weights, write_checkpoint, write_weights
+from spectramind.training.checkpoints import load_weights, read_checkpoint, read_weights, write_checkpoint, write_weights
+from spectramind.training.settings import TrainConfig
+from spectramind.training.trainer import predict
 
 torch.set_num_threads(1)
 WORKER = Path(__file__).with_name('ddp_worker.py')
@@ -71,7 +73,7 @@ def test_the_cut_of_a_batch_does_not_matter(tmp_path):
 
 def test_a_step_is_what_plain_torch_does(tmp_path):
     from spectramind.training.dataset import fit_scaling, make_batch, plan_epoch
-    from spectramind.training.trainer import lr_at
+    from spectramind.training.settings import lr_at
     examples, model = made_up(), Tiny(dropout=0.)
     trainer = trainer_for(tmp_path, model=model, config=ONLY | dict(epochs_supervised=2, clip=.5, weight_decay=.1), valid=[])
     trainer.fit()

@@ -1,7 +1,5 @@
 "COREL: the promise holds by Monte Carlo, the plain case is that of `crepes`, alpha orders the factors."
 import json
-import sys
-import types
 import warnings
 
 import numpy as np
@@ -27,14 +25,8 @@ def made(n, seed=0, shared=.5, tail=4):
 
 
 @pytest.fixture
-def crepes(monkeypatch):
-    "crepes imports scikit-learn for difficulty estimates, which its conformal regressors do not use and its metadata do not ask for."
-    try: import sklearn.neighbors  # noqa: F401
-    except ModuleNotFoundError:
-        for name, attribute in (('sklearn', None), ('sklearn.neighbors', 'NearestNeighbors'), ('sklearn.preprocessing', 'MinMaxScaler')):
-            module = types.ModuleType(name)
-            if attribute: setattr(module, attribute, type(attribute, (), {}))
-            monkeypatch.setitem(sys.modules, name, module)
+def crepes():
+    "A published implementation to compare with."
     with warnings.catch_warnings():                  # it changes the filters on import
         import crepes
     return crepes

@@ -1,0 +1,430 @@
+"""Does the network earn its place? Physics alone against everything else, on planets observed by an instrument that is not quite what the fit assumes.
+
+    python benchmarks/ablation.py [--parts headline,calm,rows,learning] [--train 1000] [--test 600] [--labels 300] [--seed 9001] [--workers N]
+
+headline   all labels, the default model: score, its gain over the physics, coverage, temperature
+calm       the same without any mismatch: no harm?
+rows       each part exchanged or switched off, `--labels` labels, three seeds
+learning   20 to all labels
+
+The mismatches (all at once): stars whose limb darkening follows a four-parameter law, pointing noise three times as large of which photometry removes nothing, and calibration files
+that miss as much of the detector's bend as they hold and three times the dark current. Each row of the table is a list of overrides of the configuration, as `spectramind` takes them.
+Light curves are simulated and fitted once and kept in --work under a hash of the code, as is each trained row: interrupted, the script goes on where it stopped.
+Writes ABLATION.md and ablation.json. Exit code 6 when a bar is missed.
+"""
+import argparse
+import hashlib
+import sys
+import time
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from proof_curves import TIME_BINS, bar, markdown, population, run, source_hash
+from spectramind.challenge.folds import group_kfold
+from spectramind.core.determinism import rng_for, single_threaded_blas
+from spectramind.core.errors import InternalError, QualityGateError, SpectraMindError
+from spectramind.core.nouns import Spectra
+from spectramind.core.store import read_json, read_npz, write_json, write_npz, write_text
+from spectramind.lightcurve.fit import FitConfig
+from spectramind.lightcurve.prior import cross_fit, predict_spectra
+from spectramind.network.features import Examples, look_at_planet, stack_examples
+from spectramind.pipeline.config import load_config
+from spectramind.pipeline.products import posterior_arrays, posterior_from
+from spectramind.pipeline.units import fit_sound
+from spectramind.scoring.score import FGS1_WEIGHT, naive_statistics, score
+from spectramind.simulate.curves import Leftovers, simulate_light_curves
+from spectramind.simulate.population import Planet
+from spectramind.simulate.visit import Conditions
+
+HERE = Path(__file__).resolve().parent
+WORLDS = {"mismatch": (Conditions(law="claret4", jitter_scale=3.), Leftovers(jitter=1., linearity=1., dark=3.)), "calm": (Conditions(), Leftovers())}
+PRETRAIN = 300                                  # planets of other worlds, for the phases before the labels
+SEEDS = (0, 1, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------- planets, kept on disk
+
+@lru_cache(maxsize=1)
+def fit_code() -> str:
+    "A hash of everything that decides a fit and what is read off the light curves."
+    return source_hash("spectramind.lightcurve.fit", "spectramind.simulate.curves", "spectramind.simulate.population", "spectramind.network.features")[:12]
+
+
+@lru_cache(maxsize=1)
+def learning_code() -> str:
+    "The same with everything that is learnt."
+    return source_hash("spectramind.lightcurve.fit", "spectramind.simulate.curves", "spectramind.pipeline.learning", "spectramind.pipeline.calibration")[:12]
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    "Simulate and fit one planet in one world, unless that has been done."
+    planet: Planet
+    world: str
+    seed: int
+    work: str
+    code: str
+    @property
+    def path(self) -> Path: return Path(self.work)/self.code/f"{self.world}_{self.seed}"/f"{self.planet.planet_id}.npz"
+    def conditions(self) -> tuple:
+        "A world's conditions; in the world 'many' each planet draws its own."
+        if self.world != "many": return WORLDS[self.world]
+        rng = rng_for(self.seed, "ablation", "many", self.planet.planet_id)
+        return Conditions(law=self.planet.law, jitter_scale=float(rng.uniform(.5, 4))), Leftovers(jitter=float(rng.uniform(0, 1)), linearity=float(rng.uniform(-1, 2)), dark=float(rng.uniform(-2, 5)))
+
+
+def do_order(order: Order) -> str:
+    "Simulate, fit, look; keep posterior and look."
+    if order.path.exists(): return "there"
+    if fit_code() != order.code: raise InternalError("the source changed while this was running", hint="start again: what new source makes is kept apart")
+    conditions, left = order.conditions()
+    curves = simulate_light_curves(order.planet, order.seed, time_bins=TIME_BINS, conditions=conditions, left=left)
+    with single_threaded_blas():
+        posterior, lost = fit_sound(curves, order.planet.star, FitConfig())
+        look = look_at_planet(posterior, [c for c in curves if c.visit not in lost], order.planet.star)
+    write_npz(order.path, posterior_arrays(posterior) | {f"seen.{k}": np.asarray(v) for k, v in look["seen"].items()} | dict(look_series=look["series"], look_valid=look["valid"]))
+    return "fitted"
+
+
+def read_order(order: Order) -> tuple:
+    "Posterior and look."
+    data = read_npz(order.path)
+    seen = {k[5:]: (v if v.ndim else float(v)) for k, v in data.items() if k.startswith("seen.")}
+    look = dict(seen=seen, series=data["look_series"], valid=data["look_valid"], star=order.planet.star)
+    return posterior_from(order.planet.planet_id, {k: v for k, v in data.items() if not k.startswith(("seen.", "look_"))}), look
+
+
+def orders(world: str, role: str, n: int, args) -> list:
+    "The first planets of a role."
+    law = "quadratic" if world == "calm" else "claret4"
+    if world == "many":
+        laws = ("quadratic", "power2", "claret4", "linear")
+        found = [p for i, name in enumerate(laws) for p in population(f"{role} {name}", -(-n//4), args.seed + 7, name)][:n]
+    else: found = population(role, n, args.seed, law)
+    return [Order(p, world, args.seed, str(args.work), fit_code()) for p in found]
+
+
+# ---------------------------------------------------------------------------------------------------------- physics, out of fold
+
+def pack(e: Examples) -> dict:
+    "Arrays of Examples."
+    return {k: (np.array(v) if k == "names" else v) for k, v in vars(e).items()}
+
+
+def physics(world: str, n_train: int, args) -> tuple:
+    "Training Examples (out of fold) with their folds, test Examples, and naive statistics; physics rows of flagged test planets are left out of both sides of each comparison."
+    path = Path(args.work)/learning_code()/f"physics_{world}_{args.seed}_{n_train}_{args.test}.npz"
+    if not path.exists():
+        train, test = ([(*read_order(o), o.planet.depth) for o in orders(world, role, n, args)] for role, n in (("train", n_train), ("test", args.test)))
+        ids, labels = [p.planet_id for p, _, _ in train], np.array([d for _, _, d in train])
+        folds = group_kfold(sorted(ids), 5, 2025)
+        with single_threaded_blas():
+            prior, mu, sigma = cross_fit([p for p, _, _ in train], labels, folds)
+            rows = predict_spectra([p for p, _, _ in test], prior)
+        out = {}
+        for name, planets, m, s in (("train", train, mu, sigma), ("test", test, rows.mu, rows.sigma)):
+            ok = np.array([not p.quality.get("flag", False) for p, _, _ in planets])
+            use = [x for x, good in zip(planets, ok) if good]
+            e = stack_examples([p for p, _, _ in use], [l for _, l, _ in use], m[ok], s[ok], np.array([d for _, _, d in use]))
+            out |= {f"{name}.{k}": v for k, v in pack(e).items()}
+        write_npz(path, out | dict(fold=np.array([folds[int(p)] for p in out["train.planet_id"]]), naive=np.array(naive_statistics(labels)), flagged=np.array(args.test - len(out["test.planet_id"]))))
+    data = read_npz(path)
+    train, test = (Examples(**{k.split(".", 1)[1]: (tuple(map(str, v)) if k.endswith(".names") else v) for k, v in data.items() if k.startswith(f"{name}.")}) for name in ("train", "test"))
+    return train, data["fold"], test, tuple(map(float, data["naive"])), int(data["flagged"])
+
+
+# ---------------------------------------------------------------------------------------------------------- one row
+
+@dataclass(frozen=True)
+class Row:
+    "A configuration to try."
+    name: str
+    overrides: tuple = ()
+    pretrained: bool = False
+
+
+FEWER = ("model.ensemble.folds=3",)   # for all rows of the table
+TERMS = ("smoothness", "nonneg", "molecular", "seam", "ratio", "quantiles")
+ROWS = (Row("default (Mamba, graph attention, concat)"), Row("FGS1 encoder only", ("model=fgs1_only",)), Row("AIRS encoder only", ("model=airs_only",)),
+        Row("fusion: cross attention", ("model=fusion_cross_attend",)), Row("fusion: gated", ("model=fusion_gated",)),
+        Row("GRU in place of Mamba", ("model=gru",)), Row("TCN in place of Mamba", ("model=tcn",)), Row("CNN in place of graph attention", ("model=cnn",)),
+        Row("no straight paths", ("model.network.heads.straight=false",)), Row("quantile head", ("model.network.heads.sigma=quantiles", "loss.gll.quantile=0.1")),
+        Row("loss: likelihood, not score", ("loss.gll.mode=nll",)), Row("symbolic losses and rules off", ("loss=none",)),
+        *(Row(f"without the term: {t}", (f"loss.{t}.enabled=false",) + (("model.network.heads.sigma=quantiles", "loss.gll.quantile=0.1") if t == "quantiles" else ())) for t in TERMS),
+        Row("no temperature", ("uncertainty.temperature.enabled=false",)), Row("no COREL", ("uncertainty.corel.enabled=false",)), Row("no outlier widening", ("uncertainty.outliers.enabled=false",)),
+        Row("pre-trained on other worlds", pretrained=True), Row("small model (v50_fast)", ("model=v50_fast",)))
+
+
+@dataclass(frozen=True)
+class Task:
+    "Train one row with one seed and judge it on the test planets."
+    world: str
+    n_train: int
+    labels: int        # how many of them are used
+    row: Row
+    seed: int
+    args: argparse.Namespace
+    more: tuple = ()   # overrides for all rows of a table
+    @property
+    def path(self) -> Path:
+        facts = (self.world, self.n_train, self.labels, self.row, self.seed, self.args.test, self.args.seed, self.more)
+        return Path(self.args.work)/learning_code()/"rows"/f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.npz"
+
+
+def some(train: Examples, fold: np.ndarray, n: int, seed: int) -> tuple:
+    "The first planets, or another choice of them for another seed."
+    if n >= len(train): return train, fold
+    pick = np.sort(rng_for(seed, "ablation", "labels", n).permutation(len(train))[:n]) if seed else np.arange(n)
+    return train.take(pick), fold[pick]
+
+
+def config_of(row: Row, seed: int, more: tuple = ()):
+    "The configuration of a row."
+    return load_config(["data=smoke", *row.overrides, *more, f"seed={2025 + 10007*seed}"])
+
+
+def do_task(task: Task) -> str:
+    "Train, calibrate on held-out planets, predict; keep everything."
+    if task.path.exists(): return "there"
+    import tempfile
+    import torch
+    from spectramind.pipeline.calibration import judge
+    from spectramind.pipeline.learning import fold_of, network_config, shape_spread, supervised_phase, train_config
+    from spectramind.training.ensemble import EnsembleConfig, train_ensemble
+    torch.set_num_threads(1)
+    config = config_of(task.row, task.seed, task.more)
+    train, fold, test, _, _ = physics(task.world, task.n_train, task.args)
+    train, fold = some(train, fold, task.labels, task.seed)
+    if config.model.ensemble.folds != 5: fold = fold_of(train.planet_id, config.model.ensemble.folds, config.seed)
+    start = None
+    if task.row.pretrained: start = pretrained_weights(task.args, task.seed)
+    began = time.process_time()
+    with tempfile.TemporaryDirectory() as folder, single_threaded_blas():
+        ensemble, held, reports = train_ensemble(train, fold, network_config(config.model.network), train_config(config), folder, EnsembleConfig(**asdict(config.model.ensemble)),
+                                                 supervised=supervised_phase(config.loss, shape_spread(train.label)), pretrained=start, tell=lambda told: None)
+        trained_s = time.process_time() - began
+        own = ensemble.predict(train)
+        oof = held | dict(label=train.label, fold=fold, latent=own["latent"])
+        steps = judge(oof, config.uncertainty, config.seed)
+        began = time.process_time()
+        found = ensemble.predict(test)
+        predict_s = (time.process_time() - began)/len(test)
+        sigma = apply_steps(steps, found, Path(folder))
+    write_npz(task.path, dict(mu=found["mu"], sigma=sigma, before=found["sigma"], oof_mu=held["mu"], oof_sigma=steps[-1].sigma, oof_before=held["sigma"], gate=np.array([ensemble.gate.fgs1, ensemble.gate.airs]),
+                              used=np.array([s.used for s in steps]), gain=np.array([s.document.get("gain") or [np.nan]*3 for s in steps], float), trained_s=np.array(trained_s), predict_s=np.array(predict_s),
+                              epochs=np.array([len(r.history) for r in reports])))
+    return "trained"
+
+
+def apply_steps(steps: list, found: dict, folder: Path) -> np.ndarray:
+    "Temperature, COREL and outliers on new planets, as the pipeline writes, reads and applies them."
+    from spectramind.pipeline.calibration import read_calibration
+    for step in steps: write_json(folder/f"{step.name}.json", step.document | dict(oof=None))
+    return read_calibration(folder).apply(found["sigma"], found["latent"])
+
+
+def pretrained_weights(args, seed: int) -> dict:
+    "Weights trained on planets of many worlds: masked bins, then labels."
+    from spectramind.network.spectramind import build_network
+    from spectramind.pipeline.learning import network_config, shape_spread, supervised_phase, train_config
+    from spectramind.training.checkpoints import read_weights
+    from spectramind.training.curriculum import MAE
+    from spectramind.training.dataset import fit_scaling
+    from spectramind.training.trainer import Trainer
+    folder = Path(args.work)/learning_code()/f"pretrained_{args.seed}_{seed}"
+    if not (folder/"model.safetensors").exists():
+        train, fold = many_worlds(args)
+        config = config_of(Row("pretraining", ("train.phase=all", "train.epochs_contrastive=0", "train.epochs_mae=10")), seed)
+        inside, outside = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
+        model = build_network(network_config(config.model.network), train.series.shape[2], train.nodes.shape[2], train.planet.shape[1], seed=config.seed)
+        Trainer(model, train, inside, outside, fit_scaling(train, inside), folder, train_config(config), (MAE(), supervised_phase(config.loss, shape_spread(train.label))), tell=lambda told: None).fit()
+    return read_weights(folder)[0]
+
+
+def many_worlds(args) -> tuple:
+    "Examples of the planets that are pre-trained on, and their folds."
+    found = [(*read_order(o), o.planet.depth) for o in orders("many", "pretrain", args.pretrain, args)]
+    found = [x for x in found if not x[0].quality.get("flag", False)]
+    folds = group_kfold(sorted(p.planet_id for p, _, _ in found), 5, 2025)
+    with single_threaded_blas(): _, mu, sigma = cross_fit([p for p, _, _ in found], np.array([d for _, _, d in found]), folds)
+    return stack_examples([p for p, _, _ in found], [l for _, l, _ in found], mu, sigma, np.array([d for _, _, d in found])), np.array([folds[p.planet_id] for p, _, _ in found])
+
+
+# ---------------------------------------------------------------------------------------------------------- judging
+
+def planet_scores(truth: np.ndarray, mu: np.ndarray, sigma: np.ndarray, naive: tuple) -> np.ndarray:
+    "(planet, 3): the official score of each planet, and its FGS1 and AIRS parts, before clipping."
+    from spectramind.training.ensemble import cell_gll
+    cells = cell_gll(truth, mu, sigma, naive)
+    fgs1, airs = cells[:, 0], cells[:, 1:].mean(1)
+    return np.stack([(FGS1_WEIGHT*fgs1 + 282*airs)/(FGS1_WEIGHT + 282), fgs1, airs], 1)
+
+
+def official(test: Examples, mu: np.ndarray, sigma: np.ndarray, naive: tuple):
+    "The official score."
+    return score((test.planet_id, test.label), Spectra(test.planet_id, np.maximum(mu, 0), sigma, ("network",)*len(test)), *naive)
+
+
+def interval(x: np.ndarray, seed: int = 0, n: int = 4000) -> tuple:
+    "Mean and 95 % interval over planets; (seed, planet) means over seeds first, so that planets are the units."
+    x = np.atleast_2d(x).mean(0)
+    draws = x[np.random.default_rng(seed).integers(0, len(x), (n, len(x)))].mean(1)
+    return float(x.mean()), float(np.quantile(draws, .025)), float(np.quantile(draws, .975))
+
+
+def coverage(test: Examples, mu: np.ndarray, sigma: np.ndarray, level: float) -> dict:
+    "Share inside central intervals: FGS1, AIRS bins, both (bins alike), and AIRS bins by thirds of sigma and of depth."
+    from scipy.stats import norm
+    inside = np.abs(test.label - mu)/sigma < norm.ppf(.5 + level/2)
+    thirds = lambda v: np.argsort(np.argsort(v))*3//len(v)
+    out = dict(fgs1=float(inside[:, 0].mean()), airs=float(inside[:, 1:].mean()), all=float(inside.mean()))
+    for name, v in (("sigma", np.median(sigma[:, 1:], 1)), ("depth", np.median(mu[:, 1:], 1))): out |= {f"{name} third {k + 1}": float(inside[thirds(v) == k].mean()) for k in range(3)}
+    return out
+
+
+def summary(tasks: list) -> dict:
+    "What one row did, over its seeds."
+    train, fold, test, naive, _ = physics(tasks[0].world, tasks[0].n_train, tasks[0].args)
+    results = [read_npz(t.path) for t in tasks]
+    base = planet_scores(test.label, test.mu, test.sigma, naive)
+    each = np.array([planet_scores(test.label, r["mu"], r["sigma"], naive) for r in results])
+    reports = [official(test, r["mu"], r["sigma"], naive) for r in results]
+    return dict(score=[r.total for r in reports], fgs1=[r.fgs1 for r in reports], airs=[r.airs for r in reports], gain=interval(each[..., 0] - base[:, 0]), gain_fgs1=interval(each[..., 1] - base[:, 1]),
+                gain_airs=interval(each[..., 2] - base[:, 2]), gates=[r["gate"].tolist() for r in results], used=[r["used"].tolist() for r in results],
+                train_s=[float(r["trained_s"]) for r in results], predict_s=[float(r["predict_s"]) for r in results], epochs=[int(r["epochs"].sum()) for r in results], each=each[..., 0])
+
+
+def signed(x: tuple, digits: int = 4) -> str: return f"{x[0]:+.{digits}f} ({x[1]:+.{digits}f} to {x[2]:+.{digits}f})"
+
+
+def table_row(name: str, s: dict, reference=None) -> list:
+    "One line of the table."
+    spread = f" ± {np.std(s['score'], ddof=1):.4f}" if len(s["score"]) > 1 else ""
+    against = signed(interval(s["each"] - reference)) if reference is not None else ""
+    return [name, f"{np.mean(s['score']):.4f}{spread}", f"{np.mean(s['fgs1']):.3f}", f"{np.mean(s['airs']):.3f}", signed(s["gain"]), against, f"{np.mean(s['train_s'])/60:.1f}"]
+
+
+HEADER = ["row", "score", "FGS1", "AIRS", "gain over the physics (95 %)", "against the default (95 %)", "training, core minutes"]
+
+
+def physics_row(world, n, args) -> list:
+    _, _, test, naive, _ = physics(world, n, args)
+    r = official(test, test.mu, test.sigma, naive)
+    return ["physics only", f"{r.total:.4f}", f"{r.fgs1:.3f}", f"{r.airs:.3f}", "", "", ""]
+
+
+def prove_headline(args, world="mismatch") -> dict:
+    "The default model with all labels."
+    n = args.train if world == "mismatch" else args.calm_train
+    tasks = [Task(world, n, n, ROWS[0], s, args) for s in SEEDS]
+    carry_out(tasks, args, f"{world}, {n} labels")
+    s = summary(tasks)
+    train, _, test, naive, flagged = physics(world, n, args)
+    results = [read_npz(t.path) for t in tasks]
+    bars = [bar(f"{world}: gain over the physics", s["gain"][0], low=.02 if world == "mismatch" else -.003, digits=4)]
+    numbers = {k: v for k, v in s.items() if k != "each"} | dict(flagged=flagged, n_test=len(test))
+    text = [f"{n} training planets, {len(test)} test planets ({flagged} more were flagged and count in neither), seed {args.seed}; networks with three seeds. Intervals: bootstrap over test planets."]
+    tables = [dict(caption=f"World: {world}", header=HEADER, rows=[physics_row(world, n, args), table_row("full system", s)])]
+    if world == "mismatch":
+        bars.append(bar("mismatch: lower limit of the gain", s["gain"][1], low=0., digits=4))
+        rows = []
+        for level in (.5, .6827, .9, .95):
+            found = [coverage(test, r["mu"], r["sigma"], level) for r in results]
+            mean = {k: float(np.mean([f[k] for f in found])) for k in found[0]}
+            numbers[f"coverage {level}"] = mean
+            rows.append([f"{100*level:.0f} %", *(f"{100*v:.1f}" for v in mean.values())])
+            if level == .9:
+                bars += [bar(f"90 % intervals, {k}: percentage points off", 100*abs(mean[k] - .9), high=2., digits=1) for k in ("all", "airs", "fgs1")]
+                bars += [bar(f"90 % intervals, {k}: percentage points off", 100*abs(v - .9), high=4., digits=1) for k, v in mean.items() if "third" in k]
+        tables.append(dict(caption="Share of true values inside central intervals (%), mean of the seeds", header=["interval", *mean], rows=rows))
+        gains = np.array([r["gain"][0] for r in results])
+        numbers["temperature"] = gains.tolist()
+        text.append("Held-out gain of temperature, nats per cell, each seed: " + "; ".join(signed(tuple(g)) for g in gains) + ".")
+        bars.append(bar("temperature: held-out gain, nats per cell", float(gains[:, 0].mean()), low=0., digits=4))
+        bars += [bar("training, core minutes", float(np.mean(s["train_s"]))/60, high=40., digits=1), bar("inference, s per planet", float(np.mean(s["predict_s"])), high=.1)]
+    return dict(title=f"Headline, {world}", text=text, tables=tables, bars=bars, numbers=numbers)
+
+
+def prove_rows(args) -> dict:
+    "Each part exchanged or left out."
+    todo = {row.name: [Task("mismatch", args.train, args.labels, row, s, args, FEWER) for s in SEEDS] for row in ROWS}
+    carry_out([t for tasks in todo.values() for t in tasks], args, "rows")
+    found = {name: summary(tasks) for name, tasks in todo.items()}
+    reference = found[ROWS[0].name]["each"]
+    rows = [table_row(name, s, None if name == ROWS[0].name else reference) for name, s in found.items()]
+    text = [f"{args.labels} labelled planets (of the {args.train} that the physics' prior was learnt from), {args.test} test planets; three seeds, which change initial weights and which planets have labels; three folds.",
+            "The two quantile rows also change the sigma head. Pre-training: "f"{args.pretrain} planets of other worlds (laws, pointing and calibration errors drawn at random), masked phase, then their labels."]
+    return dict(title="Rows", text=text, tables=[dict(caption="Ablations", header=HEADER, rows=[physics_row("mismatch", args.train, args), *rows])], bars=[], numbers={k: {a: b for a, b in v.items() if a != "each"} for k, v in found.items()})
+
+
+def prove_learning(args) -> dict:
+    "How many labels the network wants; the physics has its own from the same planets."
+    rows, numbers = [], {}
+    for n in [k for k in (20, 100, 300) if k < args.train] + [args.train]:
+        row = ROWS[0] if n >= 20 else None
+        tasks = [Task("mismatch", n, n, row, s, args) for s in SEEDS]
+        carry_out(tasks, args, f"{n} labels")
+        s = summary(tasks)
+        rows += [[str(n), *physics_row("mismatch", n, args)[:4], "", ""], [str(n), *table_row("full system", s)[:5], " ".join(f"{a:g}/{b:g}" for a, b in s["gates"]), f"{np.mean(s['train_s'])/60:.1f}"]]
+        numbers[str(n)] = {k: v for k, v in s.items() if k != "each"}
+    return dict(title="Learning curve", text=["Prior and network are learnt from the same labels; gates are the shares of the network in FGS1/AIRS for each seed."],
+                tables=[dict(caption="Score against labels", header=["labels", "row", "score", "FGS1", "AIRS", "gain over the physics (95 %)", "gates", "training, core minutes"], rows=[[*r] for r in rows])], bars=[], numbers=numbers)
+
+
+def carry_out(tasks: list, args, what: str) -> None:
+    "Simulate and fit what is missing, then train what is missing, on all cores."
+    worlds = {(t.world, t.n_train) for t in tasks}
+    todo = [o for world, n in worlds for role, k in (("train", n), ("test", args.test)) for o in orders(world, role, k, args)]
+    if any(t.row.pretrained for t in tasks): todo += orders("many", "pretrain", args.pretrain, args)
+    todo = [o for o in todo if not o.path.exists()]
+    if todo: run(do_order, [(str(o.path), o) for o in todo], args.workers, f"{what}: light curves")
+    for world, n in sorted(worlds): physics(world, n, args)
+    if any(t.row.pretrained and not t.path.exists() for t in tasks):
+        for s in SEEDS: pretrained_weights(args, s)
+    todo = [t for t in tasks if not t.path.exists()]
+    if todo: run(do_task, [(str(t.path), t) for t in todo], args.workers, f"{what}: networks")
+
+
+PARTS = dict(headline=prove_headline, calm=lambda args: prove_headline(args, "calm"), rows=prove_rows, learning=prove_learning)
+
+
+def main() -> int:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("--parts", default=",".join(PARTS))
+    for name, default, text in (("train", 1000, "training planets"), ("test", 300, "test planets"), ("labels", 200, "labels in the rows"), ("calm-train", 300, "training planets without mismatch"),
+                                ("pretrain", PRETRAIN, "planets to pre-train on"), ("seed", 9001, "of planets, instrument and noise"), ("workers", 0, "processes; 0: one for each core")):
+        ap.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
+    ap.add_argument("--work", type=Path, default=HERE.parent/"proof"/"ablation", help="where everything is kept")
+    ap.add_argument("--out", type=Path, default=HERE, help="folder of ablation.json and ABLATION.md")
+    args = ap.parse_args()
+    args.work = args.work.resolve()
+    missed, path = [], args.out/"ablation.json"
+    kept = read_json(path) if path.exists() else {}
+    for name in [p for p in PARTS if p in args.parts.split(",")]:
+        began = time.perf_counter()
+        part = PARTS[name](args)
+        kept[name] = part | dict(made=dict(minutes=round((time.perf_counter() - began)/60, 1), code=learning_code(), seed=args.seed, test=args.test))
+        lines = ["# Ablations", "", "Written by `make ablation` (`ablation.py`). Simulated light curves of unseen seeds, with the mismatches described there. Do not edit.", ""]
+        for p in PARTS:
+            if p not in kept: continue
+            k = kept[p]
+            lines += [f"## {k['title']}", "", " ".join(k["text"]), "", *(markdown(**t) for t in k["tables"])]
+            if k["bars"]: lines.append(markdown("Bars", ["", "found", "wanted", ""], [[b["name"], b["found"], b["wanted"], "met" if b["met"] else "MISSED"] for b in k["bars"]]))
+            lines += [f"Seed {k['made']['seed']}; {k['made']['minutes']} minutes (less where parts were there already); code {k['made']['code']}.", ""]
+        write_json(path, kept)
+        write_text(args.out/"ABLATION.md", "\n".join(lines))
+        print("\n".join(lines[-40:]), flush=True)
+        missed += [f"{name}: {b['name']} is {b['found']}" for b in part["bars"] if not b["met"]]
+    if missed: raise QualityGateError(f"{len(missed)} bars missed:\n  " + "\n  ".join(missed))
+    print("every bar met")
+    return 0
+
+
+if __name__ == "__main__":
+    try: sys.exit(main())
+    except SpectraMindError as error:
+        print(error.message + (f"\n{error.hint}" if error.hint else ""), file=sys.stderr)
+        sys.exit(error.exit_code)
