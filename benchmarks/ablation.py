@@ -170,7 +170,8 @@ class Task:
     more: tuple = ()   # overrides for all rows of a table
     @property
     def path(self) -> Path:
-        facts = (self.world, self.n_train, self.labels, self.row, self.seed, self.args.test, self.args.seed, self.more)
+        c = config_of(self.row, self.seed, self.more)
+        facts = (self.world, self.n_train, self.labels, self.row.pretrained and self.args.pretrain, c.model, c.train, c.loss, c.uncertainty, c.seed, self.args.test, self.args.seed)
         return Path(self.args.work)/learning_code()/"rows"/f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.npz"
 
 

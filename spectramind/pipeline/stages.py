@@ -337,8 +337,7 @@ def final_spectrum(
     mu, cov, origin = _refined(config, planet_id, *_final(posterior, read_prior(checkpoint)))
     made_of = f'simulated, profile {config.data.profile}, seed {config.seed}' if config.data.simulated else 'Ariel Data Challenge'
     facts = dict(split=split, data=made_of, n_visits=posterior.quality.get('n_visits'), config_sha256=submission_info(config)['config_sha256'], prior_sha256=sha256_file(checkpoint))
-    meta = describe(posterior, order.star, 'physics' if origin == 'network' else origin, **facts)
-    if origin == 'network': meta |= dict(origin=origin, origin_note='the physics refined by the network; covariance with the correlations of the physics')
+    meta = describe(posterior, order.star, origin, **facts)
     return FinalSpectrum(planet_id, mu, cov, origin, posterior, meta)
 
 def export(

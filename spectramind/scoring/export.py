@@ -62,6 +62,7 @@ class FinalSpectrum:
 
 # %% ../../nbs/55_scoring/40_export.ipynb #b387f9aa
 ORIGINS = {'physics': 'fit of the light curves, combined with what is known of the population of planets',
+           'network': 'the physics estimate, refined by the network; covariance with the correlations of the physics',
            'prior': 'population of planets only: the fit of the light curves is not trusted; covariance is diagonal'}
 _LISTED = dict(rs='star_radius_rsun', ms='star_mass_msun', ts_k='star_temperature_k', mp='planet_mass_mjup',
                e='listed_eccentricity', period_d='listed_period_d', a_rs='listed_a_rs', inc_deg='listed_inclination_deg')

@@ -118,7 +118,7 @@ def test_what_cannot_be_a_result_is_refused():
     for mu, wrong, message in ((good.mu[1:], good.cov, "wanted 283 bins"), (good.mu, good.cov[1:], "wanted 283 bins"), (np.r_[np.nan, good.mu[1:]], good.cov, "not finite"),
                                (good.mu, cov, "not symmetric"), (good.mu, negative, "not symmetric")):
         with pytest.raises(UsageError, match=message): FinalSpectrum(ID, mu, wrong, "physics", good.likelihood)
-    with pytest.raises(UsageError, match="origin: found 'network'"): describe(good.likelihood, None, "network")
+    with pytest.raises(UsageError, match="origin: found 'guess'"): describe(good.likelihood, None, "guess")
     with pytest.raises(UsageError, match="wanted one of ecsv, netcdf, taurex"): ending_of("fits")
 
 
