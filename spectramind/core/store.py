@@ -184,7 +184,7 @@ def read_json(
 # %% ../../nbs/00_core/20_store.ipynb #0f5374b8
 def write_npz(
     path:str|Path,        # the file to write
-    compress:bool=False,  # deflate; smaller and slower
+    *, compress:bool=False, # deflate; smaller and slower
     **arrays:np.ndarray,  # named arrays, no objects
 )->Path:                  # the file
     "Write arrays atomically; the same arrays give the same bytes."
