@@ -13,6 +13,7 @@ Light curves are simulated and fitted once and kept in --work under a hash of th
 Writes ABLATION.md and ablation.json. Exit code 6 when a bar is missed.
 """
 import argparse
+import dataclasses
 import hashlib
 import sys
 import time
@@ -147,6 +148,7 @@ class Row:
     name: str
     overrides: tuple = ()
     pretrained: bool = False
+    derived: bool = False   # the default's networks with other calibration: nothing is trained
 
 
 FEWER = ("model.ensemble.folds=3",)   # for all rows of the table
@@ -157,7 +159,7 @@ ROWS = (Row("default (Mamba, graph attention, concat)"), Row("FGS1 encoder only"
         Row("no straight paths", ("model.network.heads.straight=false",)), Row("quantile head", ("model.network.heads.sigma=quantiles", "loss.gll.quantile=0.1")),
         Row("loss: likelihood, not score", ("loss.gll.mode=nll",)), Row("symbolic losses and rules off", ("loss=none",)),
         *(Row(f"without the term: {t}", (f"loss.{t}.enabled=false",) + (("model.network.heads.sigma=quantiles", "loss.gll.quantile=0.1") if t == "quantiles" else ())) for t in TERMS),
-        Row("no temperature", ("uncertainty.temperature.enabled=false",)), Row("no COREL", ("uncertainty.corel.enabled=false",)), Row("no outlier widening", ("uncertainty.outliers.enabled=false",)),
+        Row("no temperature", ("uncertainty.temperature.enabled=false",), derived=True), Row("no COREL", ("uncertainty.corel.enabled=false",), derived=True), Row("no outlier widening", ("uncertainty.outliers.enabled=false",), derived=True),
         Row("pre-trained on other worlds", pretrained=True), Row("small model (v50_fast)", ("model=v50_fast",)))
 
 
@@ -196,6 +198,7 @@ def do_task(task: Task) -> str:
     import tempfile
     import torch
     from spectramind.pipeline.calibration import judge
+    if task.row.derived: return do_derived(task)
     from spectramind.pipeline.learning import fold_of, network_config, shape_spread, supervised_phase, train_config
     from spectramind.training.ensemble import EnsembleConfig, train_ensemble
     torch.set_num_threads(1)
@@ -219,8 +222,22 @@ def do_task(task: Task) -> str:
         sigma = apply_steps(steps, found, Path(folder))
     write_npz(task.path, **dict(mu=found["mu"], sigma=sigma, before=found["sigma"], oof_mu=held["mu"], oof_sigma=steps[-1].sigma, oof_before=held["sigma"], gate=np.array([ensemble.gate.fgs1, ensemble.gate.airs]),
                               used=np.array([s.used for s in steps]), gain=np.array([s.document.get("gain") or [np.nan]*3 for s in steps], float), trained_s=np.array(trained_s), predict_s=np.array(predict_s),
-                              epochs=np.array([len(r.history) for r in reports])))
+                              epochs=np.array([len(r.history) for r in reports]), fold=fold, label=train.label, oof_latent=own["latent"], latent=found["latent"]))
     return "trained"
+
+
+def do_derived(task: Task) -> str:
+    "Judge the default's networks again, with other settings of the calibration."
+    import tempfile
+    from spectramind.pipeline.calibration import judge
+    parent = dataclasses.replace(task, row=ROWS[0])
+    do_task(parent)
+    r, config = read_npz(parent.path), config_of(task.row, task.seed, task.more)
+    with tempfile.TemporaryDirectory() as folder:
+        steps = judge(dict(label=r["label"], mu=r["oof_mu"], sigma=r["oof_before"], fold=r["fold"], latent=r["oof_latent"]), config.uncertainty, config.seed)
+        sigma = apply_steps(steps, dict(sigma=r["before"], latent=r["latent"]), Path(folder))
+    write_npz(task.path, **r | dict(sigma=sigma, oof_sigma=steps[-1].sigma, used=np.array([s.used for s in steps]), gain=np.array([s.document.get("gain") or [np.nan]*3 for s in steps], float)))
+    return "judged"
 
 
 def apply_steps(steps: list, found: dict, folder: Path) -> np.ndarray:
@@ -323,14 +340,14 @@ def physics_row(world, n, args) -> list:
 def prove_headline(args, world="mismatch") -> dict:
     "The default model with all labels."
     n = args.train if world == "mismatch" else args.calm_train
-    tasks = [Task(world, n, n, ROWS[0], s, args) for s in SEEDS]
+    tasks = [Task(world, n, n, ROWS[0], s, args) for s in SEEDS[:1]]
     carry_out(tasks, args, f"{world}, {n} labels")
     s = summary(tasks)
     train, _, test, naive, flagged = physics(world, n, args)
     results = [read_npz(t.path) for t in tasks]
     bars = [bar(f"{world}: gain over the physics", s["gain"][0], low=.02 if world == "mismatch" else -.003, digits=4)]
     numbers = {k: v for k, v in s.items() if k != "each"} | dict(flagged=flagged, n_test=len(test))
-    text = [f"{n} training planets, {len(test)} test planets ({flagged} more were flagged and count in neither), seed {args.seed}; networks with three seeds. Intervals: bootstrap over test planets."]
+    text = [f"{n} training planets, {len(test)} test planets ({flagged} more were flagged and count in neither), seed {args.seed}. Intervals: bootstrap over test planets."]
     tables = [dict(caption=f"World: {world}", header=HEADER, rows=[physics_row(world, n, args), table_row("full system", s)])]
     if world == "mismatch":
         bars.append(bar("mismatch: lower limit of the gain", s["gain"][1], low=0., digits=4))
@@ -343,7 +360,7 @@ def prove_headline(args, world="mismatch") -> dict:
             if level == .9:
                 bars += [bar(f"90 % intervals, {k}: percentage points off", 100*abs(mean[k] - .9), high=2., digits=1) for k in ("all", "airs", "fgs1")]
                 bars += [bar(f"90 % intervals, {k}: percentage points off", 100*abs(v - .9), high=4., digits=1) for k, v in mean.items() if "third" in k]
-        tables.append(dict(caption="Share of true values inside central intervals (%), mean of the seeds", header=["interval", *mean], rows=rows))
+        tables.append(dict(caption="Share of true values inside central intervals (%)", header=["interval", *mean], rows=rows))
         gains = np.array([r["gain"][0] for r in results])
         numbers["temperature"] = gains.tolist()
         text.append("Held-out gain of temperature, nats per cell, each seed: " + "; ".join(signed(tuple(g)) for g in gains) + ".")
@@ -369,7 +386,7 @@ def prove_learning(args) -> dict:
     rows, numbers = [], {}
     for n in [k for k in (20, 100, 300) if k < args.train] + [args.train]:
         row = ROWS[0] if n >= 20 else None
-        tasks = [Task("mismatch", n, n, row, s, args) for s in SEEDS]
+        tasks = [Task("mismatch", n, n, row, s, args) for s in (SEEDS if n < args.train else SEEDS[:1])]
         carry_out(tasks, args, f"{n} labels")
         s = summary(tasks)
         rows += [[str(n), *physics_row("mismatch", n, args)[:4], "", ""], [str(n), *table_row("full system", s)[:5], " ".join(f"{a:g}/{b:g}" for a, b in s["gates"]), f"{np.mean(s['train_s'])/60:.1f}"]]

@@ -121,8 +121,8 @@ ARRAYS = st.dictionaries(st.from_regex(r'[a-z_]{1,8}', fullmatch=True).filter(la
 @given(ARRAYS, st.booleans())
 def test_npz_round_trip_and_same_bytes(tmp_path_factory, arrays, compress):
     folder = tmp_path_factory.mktemp('npz')
-    one = S.write_npz(folder/'1.npz', compress, **arrays)
-    two = S.write_npz(folder/'2.npz', compress, **dict(reversed(arrays.items())))
+    one = S.write_npz(folder/'1.npz', compress=compress, **arrays)
+    two = S.write_npz(folder/'2.npz', compress=compress, **dict(reversed(arrays.items())))
     assert one.read_bytes() == two.read_bytes()
     back = S.read_npz(one)
     assert set(back) == set(arrays)
