@@ -131,7 +131,7 @@ def test_every_member_of_the_learning_groups_composes():
     off = load_config(["uncertainty=off"]).uncertainty
     assert not (off.temperature.enabled or off.corel.enabled or off.outliers.enabled)
     assert load_config(["train=fast_kaggle"]).train.epochs()["supervised"] < load_config().train.epochs()["supervised"]
-    assert load_config(["train.phase=all"]).train.epochs() == dict(mae=20, contrastive=20, supervised=40)
+    assert load_config(["train.phase=all"]).train.epochs() == dict(mae=20, contrastive=20, supervised=30)
 
 
 def test_older_spellings_reach_the_same_settings():
