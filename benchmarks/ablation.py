@@ -391,7 +391,7 @@ def prove_rows(args) -> dict:
 def prove_learning(args) -> dict:
     "How many labels the network wants; the physics has its own from the same planets."
     rows, numbers = [], {}
-    for n in [k for k in (20, 100, 300) if k < args.train] + [args.train]:
+    for n in [k for k in map(int, args.curve.split(",")) if k < args.train] + [args.train]:
         row = ROWS[0] if n >= 20 else None
         tasks = [Task("mismatch", n, n, row, s, args) for s in (SEEDS if n < 300 else SEEDS[:1])]
         carry_out(tasks, args, f"{n} labels")
@@ -435,6 +435,7 @@ def main() -> int:
     for name, default, text in (("train", 1000, "training planets"), ("test", 250, "test planets"), ("labels", 100, "labels in the rows"), ("calm-train", 250, "training planets without mismatch"),
                                 ("pretrain", PRETRAIN, "planets to pre-train on"), ("seed", 9001, "of planets, instrument and noise"), ("workers", 0, "processes; 0: one for each core")):
         ap.add_argument(f"--{name}", type=int, default=default, help=f"{text} ({default})")
+    ap.add_argument("--curve", default="20,100,300", help="labels of the learning curve, beside all of them (20,100,300)")
     ap.add_argument("--only-done", action="store_true", help="rows: tabulate what is there, train nothing")
     ap.add_argument("--work", type=Path, default=HERE.parent/"proof"/"ablation", help="where everything is kept")
     ap.add_argument("--out", type=Path, default=HERE, help="folder of ablation.json and ABLATION.md")
