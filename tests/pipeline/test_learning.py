@@ -11,12 +11,10 @@ import torch
 from typer.testing import CliRunner
 
 from spectramind.core.errors import ConfigError, DataError, QualityGateError, SchemaError
-from spectramind.core.nouns import Spectra
 from spectramind.core.store import read_npz, write_json
 from spectramind.pipeline import calibration, learning, stages
 from spectramind.pipeline import run as front
 from spectramind.pipeline.cli import _fast, _unless, app
-from spectramind.pipeline.config import load_config
 from spectramind.pipeline.products import Workplace, read_predictions
 from spectramind.scoring.submission import check_document, validate_submission
 from spectramind.training.ensemble import Gate
