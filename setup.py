@@ -18,8 +18,8 @@ class BuildWithResources(build_py):
     def run(self):
         super().run()
         if self.editable_mode: return
-        for name in ("configs", "schemas"):
-            shutil.copytree(HERE/name, Path(self.build_lib)/cfg["lib_name"]/f"_{name}", dirs_exist_ok=True)
+        for name, folder in dict(configs="configs", schemas="schemas", runs="nbs/runs").items():
+            if (HERE/folder).is_dir(): shutil.copytree(HERE/folder, Path(self.build_lib)/cfg["lib_name"]/f"_{name}", dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
 
 
 setup(

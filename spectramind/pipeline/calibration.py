@@ -7,7 +7,7 @@ __all__ = ['LEVEL', 'TOLERANCE', 'Step', 'judge_temperature', 'judge_corel', 'ju
            'calibrate_temp', 'calibrate_corel', 'Calibration', 'read_calibration', 'stages_of', 'diagnosis',
            'diagnose_calibration']
 
-# %% ../../nbs/90_pipeline/51_calibration.ipynb #94177070
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #88a3d1ce
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from ..core.store import read_json, write_csv_rows, write_json
 from ..diagnostics.dashboard import write_page
 from ..diagnostics.figures import show_pit, show_reliability, show_z_histogram
 from . import stages
-from .config import Config, Uncertainty
+from .settings import Config, Uncertainty
 from .products import Made, Workplace, read_predictions, read_product
 from .units import settings_hash
 from ..scoring.score import naive_statistics

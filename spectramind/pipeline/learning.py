@@ -7,7 +7,7 @@ __all__ = ['LEAST', 'network_config', 'train_config', 'symbolic_pack', 'Penalty'
            'fitted_visits', 'look', 'look_at_all', 'one_thread', 'Trained', 'examples_of', 'fold_of', 'check_learning',
            'labelled', 'train', 'ensemble_folder', 'apply_ensemble', 'refine', 'predict']
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #b4b56bab
+# %% ../../nbs/90_pipeline/52_learning.ipynb #a6184bfa
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..challenge.folds import group_kfold, write_folds
+from ..challenge.folds import group_kfold
 from ..challenge.layout import scan_visits
-from ..core.determinism import single_threaded_blas
+from ..core.determinism import set_determinism, single_threaded_blas
 from ..core.errors import ConfigError, DataError, SchemaError, SpectraMindError
 from ..core.logs import progress
 from ..core.nouns import DepthPosterior, Spectra
@@ -29,7 +29,7 @@ from ..network.features import look_at_planet, stack_examples
 from ..network.spectramind import AIRS, FGS1, Heads, NetworkConfig
 from . import stages, units
 from .calibration import read_calibration
-from .config import Config, Loss, Network
+from .settings import Config, Loss, Network
 from .executor import Failure, Outcome
 from .products import Made, Workplace, read_product, write_predictions
 from .stages import Report
@@ -176,7 +176,7 @@ def _told_progress(
         if event['event'] == 'step' and event['total']: go_to((state['member'] - 1)*epochs + int(epochs*event['done']/event['total']))
     return bar, tell
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #406985a0
+# %% ../../nbs/90_pipeline/52_learning.ipynb #215de543
 def _settings(config:Config)->str:
     "The hash of everything that can change the ensemble."
     train = {k: v for k, v in asdict(config.train).items() if k not in OPERATION}
@@ -184,7 +184,7 @@ def _settings(config:Config)->str:
 
 def _inputs(config:Config, posteriors:list, labels:dict)->dict:
     "Name -> hash of what the ensemble is made from."
-    place = Workplace(Path(config.paths.work))
+    place = Workplace(Path(config.products))
     found = {f'posterior_{p.planet_id}': sha256_json([read_record(place.posterior(p.planet_id))[k] for k in ('sha256', 'inputs', 'config_hash')]) for p in posteriors}
     start = {} if config.train.pretrained is None else dict(pretrained=sha256_file(Path(config.train.pretrained)/'model.safetensors'))
     return found | start | dict(labels=sha256_json({str(p.planet_id): labels[p.planet_id].tolist() for p in posteriors}))
@@ -233,14 +233,13 @@ def _best(folder:Path)->str:
     for name in ('model.safetensors', 'model.json'): shutil.copyfile(folder/'members'/best/name, folder/name)
     return best
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #755b15b4
+# %% ../../nbs/90_pipeline/52_learning.ipynb #ee125928
 def examples_of(
     config:Config, posteriors:list, looks:dict,
     labels:dict,      # planet id -> (283,)
 )->tuple:             # Examples of the sound planets, SpectralPrior
     "Sound planets with out-of-fold physics; raises `DataError` when there are too few."
-    folds = group_kfold(sorted(labels), min(5, len(labels)), config.seed)
-    write_folds(Workplace(Path(config.paths.work)).folds, folds, config.seed)
+    folds = stages.deal_folds(config, labels)
     truth = np.array([labels[p.planet_id] for p in posteriors])
     with single_threaded_blas(): prior, mu, sigma = cross_fit(posteriors, truth, folds)
     rows = np.array([i for i, p in enumerate(posteriors) if p.planet_id in looks and not p.quality.get('flag', False)], int)
@@ -262,6 +261,8 @@ def check_learning(config:Config)->None:
     EnsembleConfig(**asdict(config.model.ensemble))
     train_config(config)
     supervised_phase(config.loss, 1e-4)
+    if config.env.determinism == 'strict' and config.train.amp != 'off':
+        raise ConfigError(f'train.amp: found {config.train.amp} with env.determinism=strict, wanted off: half precision is not the same everywhere', hint='train.amp=off, or env.determinism=standard')
     if config.loss.gll.quantile and config.model.network.heads.sigma != 'quantiles':
         raise ConfigError('loss.gll.quantile: found a weight for a network without quantiles, wanted 0', hint='model.network.heads.sigma=quantiles')
 
@@ -277,6 +278,7 @@ def labelled(
 def train(config:Config, skip:set=frozenset())->Trained:
     "Train the ensemble on all labelled planets that are sound, unless it stands; raises `DataError` without labels or fits."
     check_learning(config)
+    set_determinism(config.env.determinism, config.seed, torch=True)
     place, supervised = Workplace(Path(config.paths.work)).checkpoints, config.train.epochs()['supervised'] > 0
     folder = place if supervised else place/f'pretraining_{config.train.phase}'
     posteriors, labels, bad, made = labelled(config, skip)
@@ -291,7 +293,8 @@ def train(config:Config, skip:set=frozenset())->Trained:
     if len(good) < 2*LEAST: return without(f'{len(good)} labelled planets with a fit, at least {2*LEAST} are wanted')
     try: examples, prior = examples_of(config, posteriors, looks, labels)
     except DataError as error: return without(f'{error.found}; wanted {error.wanted}')
-    write_json(folder/'prior.json', prior.to_dict())
+    if supervised: stages.keep_prior(config, prior, posteriors, labels)
+    else: write_json(folder/'prior.json', prior.to_dict())
     _train_members(config, examples, folder, made)
     return _trained(folder, report, True, supervised)
 
@@ -340,10 +343,10 @@ def _train_members(config:Config, examples, folder:Path, made:Made)->None:
     write_json(folder/'members'/'planets.json', dict(train=examples.planet_id.tolist()))
     made.keep(folder/'oof.npz', arrays, dict(files=_files(folder), best=best, planets=len(examples)))
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #d3e5212d
+# %% ../../nbs/90_pipeline/52_learning.ipynb #0524e4bd
 def ensemble_folder(config:Config, skip:set=frozenset())->Path|None: # artifacts/checkpoints or the one of `predict.checkpoint`; None when there is none
     "Where the ensemble is that may be applied; raises `DataError` when the one that stands was made with other settings or data."
-    folder = Path(config.predict.checkpoint or Workplace(Path(config.paths.work)).checkpoints)
+    folder = stages.checkpoint_of(config) or Workplace(Path(config.paths.work)).checkpoints
     if not (folder/'members'/'ensemble.json').is_file(): return None
     if config.predict.checkpoint: return folder
     if not (folder/'oof.npz.json').is_file(): return None                   # training was stopped before its end
@@ -369,7 +372,7 @@ def apply_ensemble(
     for planet in examples.planet_id[fault]: bad.setdefault(int(planet), 'its row is not finite')
     return out['mu'], out['sigma'], out['latent'], bad
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #11a2c5e4
+# %% ../../nbs/90_pipeline/52_learning.ipynb #eccb61e4
 def refine(
     config:Config, spectra:Spectra, posteriors:list, folder:Path,
 )->tuple[Spectra, dict, tuple]: # spectra; planet id -> Failure; notes on the calibration
@@ -397,6 +400,7 @@ def refine(
 
 def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
     "A spectrum for every test planet: physics, refined where an ensemble stands; artifacts/predictions/{mu,sigma,origin}.csv, and those of the physics in a folder of their own."
+    set_determinism(config.env.determinism, config.seed, torch=True)
     spectra, report, posteriors = stages.physics(config, skip)
     folder, bad = ensemble_folder(config, skip), {}
     if folder is not None: spectra, bad, _ = refine(config, spectra, posteriors, folder)

@@ -174,7 +174,7 @@ def read_product(
     if sha256_file(product) != record['sha256']: raise DataError(product, 'bytes other than those recorded', 'the product as it was written', hint=todo)
     return read_npz(product), record['sha256']
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #e1dd906f
+# %% ../../nbs/90_pipeline/30_products.ipynb #f98a31ee
 def write_predictions(
     folder:Path,      # artifacts/predictions
     spectra:Spectra,
@@ -187,12 +187,13 @@ def write_predictions(
     write_csv_rows(Path(folder)/'origin.csv', ['planet_id', 'origin'], zip(ids, spectra.origin))
 
 def read_predictions(
-    folder:Path,      # artifacts/predictions
+    folder:Path,      # artifacts/predictions, or the file of depths, whatever its name
+    sigma:Path|None=None, # the file of error bars; sigma.csv beside the depths when None
 )->Spectra:
     "Read mu.csv and sigma.csv; raises `DataError` when missing, `SchemaError` when the two do not fit together."
-    tables = {}
-    for name in ('mu', 'sigma'):
-        path = Path(folder)/f'{name}.csv'
+    mu, tables = (Path(folder), {}) if Path(folder).suffix == '.csv' else (Path(folder)/'mu.csv', {})
+    folder, files = mu.parent, dict(mu=mu, sigma=Path(sigma or mu.with_name('sigma.csv')))
+    for name, path in files.items():
         header, rows = read_csv_rows(path)
         if header[:1] != ['planet_id'] or not rows: raise SchemaError(f'{path}: found columns {", ".join(header[:4])} and {len(rows)} rows, wanted planet_id, {name}_0, {name}_1 ...')
         try: tables[name] = [parse_planet_id(row[0]) for row in rows], np.array([[float(x) for x in row[1:]] for row in rows])
@@ -201,7 +202,7 @@ def read_predictions(
     if ids != others or mu.shape != sigma.shape: raise SchemaError(f'{folder}: found mu.csv and sigma.csv of different planets or bins, wanted the same rows and bins')
     for name, (_, values) in tables.items():
         odd = np.argwhere(~np.isfinite(values) | (values <= 0 if name == 'sigma' else False))
-        if len(odd): raise SchemaError(f'{Path(folder)/name}.csv: found {values[tuple(odd[0])]} in row {odd[0][0] + 1}, column {name}_{odd[0][1]}, wanted a finite number{" above 0" if name == "sigma" else ""}')
+        if len(odd): raise SchemaError(f'{files[name]}: found {values[tuple(odd[0])]} in row {odd[0][0] + 1}, column {name}_{odd[0][1]}, wanted a finite number{" above 0" if name == "sigma" else ""}')
     origin = Path(folder)/'origin.csv'
     header, rows = read_csv_rows(origin) if origin.is_file() else (['planet_id', 'origin'], [])
     if header != ['planet_id', 'origin']: raise SchemaError(f'{origin}: found columns {", ".join(header[:4])}, wanted planet_id and origin')

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['FEWEST', 'all_planets', 'Report', 'write_bad_planets', 'check_tables', 'check_prediction', 'enough', 'observe_orders',
            'fit_orders', 'for_all', 'calibrate', 'features', 'fit', 'to_do', 'simulation_of', 'simulate', 'labels_of',
-           'expected_planets', 'standing_posteriors', 'training_labels', 'read_prior', 'obtain_prior', 'physics',
-           'predict', 'final_spectrum', 'export', 'sample_of', 'submission_info', 'submit', 'truth_of', 'score_file',
-           'write_table']
+           'expected_planets', 'standing_posteriors', 'training_labels', 'checkpoint_of', 'read_prior', 'deal_folds',
+           'prior_made', 'keep_prior', 'obtain_prior', 'physics', 'predict', 'final_spectrum', 'export', 'sample_of',
+           'submission_info', 'submit', 'truth_of', 'score_file', 'write_table']
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #cd106c96
+# %% ../../nbs/90_pipeline/50_stages.ipynb #010eee67
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,10 +24,11 @@ from ..core.determinism import single_threaded_blas
 from ..core.errors import ConfigError, DataError, SchemaError, SpectraMindError, UsageError
 from ..core.nouns import DepthPosterior, Spectra
 from ..core.paths import parse_planet_id
+from ..core.provenance import read_record
 from ..core.store import read_json, sha256_file, sha256_json, write_csv_rows, write_json
 from ..lightcurve.prior import SpectralPrior, learn_prior, posterior_spectrum, predict_spectra, prior_row
 from . import units
-from .config import Config, config_hash
+from .settings import Config
 from .executor import Failure, Outcome, choose_workers, run_units
 from .products import Made, Workplace, read_predictions, write_predictions
 from ..scoring.export import FinalSpectrum, describe, ending_of, write_export
@@ -78,7 +79,7 @@ def write_bad_planets(
     return write_csv_rows(Workplace(Path(config.paths.work)).reports/'bad_planets.csv', ['planet_id', 'split', 'stage', 'error', 'message'],
                           sorted(first.values()))
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #d52cfdb1
+# %% ../../nbs/90_pipeline/50_stages.ipynb #bb32eb7f
 def check_tables(config:Config)->None:
     "Read the tables that every planet's calibration needs; raises `DataError`."
     all_planets(config.data.root)
@@ -88,7 +89,7 @@ def check_tables(config:Config)->None:
 def check_prediction(config:Config)->None:
     "See that there is something to predict, and something to learn the prior from; raises `DataError` or `SchemaError`."
     if not expected_planets(config.data.root): raise DataError(Path(config.data.root)/'test', 'no test planet', 'at least one to predict')
-    if config.predict.checkpoint: read_prior(config.predict.checkpoint)
+    if checkpoint_of(config): read_prior(checkpoint_of(config))
     else:
         train = {p for split, p in all_planets(config.data.root) if split == 'train'}
         enough(config, len(train & set(training_labels(config)[0])), 'labelled planets with a folder')
@@ -98,13 +99,13 @@ def enough(config:Config, n:int, what:str, hint:str='')->None:
     if n < FEWEST: raise DataError(Path(config.data.root)/'train.csv', f'{n} {what}', f'at least {FEWEST} to learn the prior from',
                                    hint=f'{hint}give predict.checkpoint=path/to/prior.json, or a tree with more labelled planets')
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #e14979ac
+# %% ../../nbs/90_pipeline/50_stages.ipynb #cab94bd7
 def observe_orders(
     config:Config, frames:bool=True, curves:bool=True, # what is wanted
 )->list:                # ((split, planet_id), Observe)
     "Orders to observe every planet."
     c = config.calib
-    return [((split, p), units.Observe(str(Path(config.data.root)), config.paths.work, split, p, c.steps, config.photometry,
+    return [((split, p), units.Observe(str(Path(config.data.root)), config.products, split, p, c.steps, config.photometry,
                                        c.persist if frames else 'none', c.frame_bins, curves, config.data.verify == 'full'))
             for split, p in all_planets(config.data.root)]
 
@@ -125,14 +126,16 @@ def for_all(
     function, done,  # the unit, and a cheap look whether its work is done already: its result, or None
     orders:list,     # ((split, planet_id), order)
     config:Config,
+    stop=None,       # asked before each planet: None, or why no more may be begun
 )->Report:
     "Do a unit for every order that needs it, with the configured executor."
     there = {key: found for key, order in orders if (found := done(order)) is not None}
     e, todo = config.executor, [(key, order) for key, order in orders if key not in there]
-    new = {o.key: o for o in run_units(function, todo, kind=e.kind, workers=e.workers, max_tasks=e.max_tasks, warm=True, description=stage)}
+    new = {o.key: o for o in run_units(function, todo, kind=e.kind, workers=e.workers, max_tasks=e.max_tasks, warm=True, description=stage, timeout_s=e.timeout_s, retries=e.retries,
+                                       chunk=e.chunk, scheduler=e.scheduler, stop=stop)}
     return Report(stage, [new.get(key) or Outcome(key, there[key]) for key, _ in orders])
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #8bda0f76
+# %% ../../nbs/90_pipeline/50_stages.ipynb #d92872cf
 def calibrate(config:Config)->Report:
     "Calibrate every planet and keep the frames that `calib.persist` asks for."
     if config.calib.persist == 'none':
@@ -141,14 +144,14 @@ def calibrate(config:Config)->Report:
     check_tables(config)
     return for_all('calibrate', units.observe, units.stands, observe_orders(config, curves=False), config)
 
-def features(config:Config, frames:bool=False)->Report:
+def features(config:Config, frames:bool=False, stop=None)->Report:
     "Light curves of every planet; with `frames`, calibrated frames are kept in the same pass."
     check_tables(config)
-    return for_all('calibrate + features' if frames else 'features', units.observe, units.stands, observe_orders(config, frames=frames), config)
+    return for_all('calibrate + features' if frames else 'features', units.observe, units.stands, observe_orders(config, frames=frames), config, stop)
 
-def fit(config:Config, skip:set=frozenset())->Report:
+def fit(config:Config, skip:set=frozenset(), stop=None)->Report:
     "Fit every planet but those in `skip`, which have failed before."
-    return for_all('fit', units.fit, units.fitted, [(key, order) for key, order in fit_orders(config) if key not in skip], config)
+    return for_all('fit', units.fit, units.fitted, [(key, order) for key, order in fit_orders(config) if key not in skip], config, stop)
 
 def to_do(
     config:Config,
@@ -165,7 +168,7 @@ def to_do(
             found.append((split, planet_id, visit, [*(['frames'] if frames else []), *(['light curves'] if curves else [])]))
     return found
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #b1816ea5
+# %% ../../nbs/90_pipeline/50_stages.ipynb #c338d01e
 def simulation_of(
     config:Config,
 )->dict:         # JSON-able
@@ -177,7 +180,7 @@ def simulate(config:Config)->str: # a line for people
     "Make the tree of a simulated profile, once; raises `ConfigError` rather than mix two simulations in one folder."
     d, settings = config.data, simulation_of(config)
     if not d.simulated: raise ConfigError(f'data: found profile {d.profile}, wanted smoke or science: real data are not simulated')
-    truth = Workplace(Path(config.paths.work)).truth(d.profile)
+    truth = Workplace(Path(config.products)).truth(d.profile)
     note, root = truth/'tree.json', Path(d.root)
     there = any((root/split).is_dir() and any((root/split).iterdir()) for split in ('train', 'test'))
     told = read_json(note) if note.is_file() else None
@@ -192,7 +195,7 @@ def simulate(config:Config)->str: # a line for people
     write_json(note, dict(settings=settings, complete=True))
     return f'simulate: {d.n_train} training and {d.n_test} test planets in {root}, {done["written"]} made now'
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #2fba36fc
+# %% ../../nbs/90_pipeline/50_stages.ipynb #023b5493
 def labels_of(
     root:str|Path,
 )->tuple|None:   # ids (planet,), depths (planet, 283); None without train.csv, or with no sound row in it
@@ -241,6 +244,13 @@ def training_labels(
     ids, depths, faults = scan_labels(root, limits=(0, 1))
     return {int(p): row for p, row in zip(ids, depths)}, faults
 
+def checkpoint_of(config:Config)->Path|None:
+    "The checkpoint that is to be used: a prior.json or a folder; a file inside such a folder stands for the folder."
+    if not config.predict.checkpoint: return None
+    path = Path(config.predict.checkpoint)
+    inside = path.name != 'prior.json' and not path.is_dir() and (path.parent/'prior.json').is_file() and path.suffix in ('.safetensors', '.ckpt', '.json')
+    return path.parent if inside else path
+
 def read_prior(
     path:str|Path,
 )->SpectralPrior:
@@ -256,19 +266,46 @@ def read_prior(
         raise SchemaError(f'{path}: found no spectral prior ({getattr(error, "message", error)}), wanted a prior.json that `spectramind predict` wrote') from None
     return prior
 
+def deal_folds(
+    config:Config,
+    labels:dict,   # planet id -> depths
+)->dict:           # planet id -> fold
+    "The folds of the labelled planets, written to data/splits."
+    folds = group_kfold(sorted(labels), min(5, len(labels)), config.seed)
+    write_folds(Workplace(Path(config.paths.work)).folds, folds, config.seed)
+    return folds
+
+def prior_made(
+    config:Config,
+    posteriors:list, # DepthPosteriors of labelled planets, in the order in which they are learnt from
+    labels:dict,     # planet id -> depths (283,)
+)->Made:
+    "What a prior is made from."
+    place = Workplace(Path(config.products))
+    learnt_from = [[p.planet_id, read_record(place.posterior(p.planet_id))['sha256'], labels[p.planet_id].tolist()] for p in posteriors]
+    return Made(dict(planets=sha256_json(learnt_from), dealt=sha256_json(sorted(labels))), units.settings_hash('prior', seed=config.seed))
+
+def keep_prior(
+    config:Config,
+    prior:SpectralPrior, posteriors:list, labels:dict,
+)->None:
+    "Write artifacts/checkpoints/prior.json, signed with what it was learnt from."
+    checkpoint = Workplace(Path(config.paths.work)).checkpoint
+    write_json(checkpoint, prior.to_dict())
+    prior_made(config, posteriors, labels).sign(checkpoint, dict(planets=len(posteriors)))
+
 def obtain_prior(
     config:Config, skip:set=frozenset(),
 )->SpectralPrior:
-    "The prior of the checkpoint, or one learnt from the labelled planets; raises `DataError` when there is neither."
-    if config.predict.checkpoint: return read_prior(config.predict.checkpoint)
-    place, row = Workplace(Path(config.paths.work)), training_labels(config)[0]
+    "The prior of the checkpoint, or one learnt from the labelled planets, unless it stands; raises `DataError` when there is neither."
+    if config.predict.checkpoint: return read_prior(checkpoint_of(config))
+    row = training_labels(config)[0]
     posteriors = [p for p in standing_posteriors(config, 'train', skip)[0] if p.planet_id in row]
     enough(config, len(posteriors), 'labelled planets with a fit', 'run `spectramind fit` first, or ')
-    folds = group_kfold(sorted(row), min(5, len(row)), config.seed)
-    write_folds(place.folds, folds, config.seed)
+    checkpoint, folds = Workplace(Path(config.paths.work)).checkpoint, deal_folds(config, row)
+    if prior_made(config, posteriors, row).stands(checkpoint): return read_prior(checkpoint)
     with single_threaded_blas(): prior = learn_prior(posteriors, np.array([row[p.planet_id] for p in posteriors]), folds)
-    write_json(place.checkpoint, prior.to_dict())
-    Made(dict(labels=sha256_json(sorted(row)), folds=sha256_file(place.folds)), config_hash(config.fit)).sign(place.checkpoint, dict(planets=len(posteriors)))
+    keep_prior(config, prior, posteriors, row)
     return prior
 
 def physics(config:Config, skip:set=frozenset())->tuple[Spectra, Report, list]: # the third: the posteriors of the test planets
@@ -292,7 +329,7 @@ def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
     write_predictions(Workplace(Path(config.paths.work)).predictions, spectra)
     return spectra, report
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #5f2adc1a
+# %% ../../nbs/90_pipeline/50_stages.ipynb #f365edc4
 def _final(
     posterior:DepthPosterior, prior:SpectralPrior,
 )->tuple:                 # mu (283,), cov (283, 283), origin; as `predict_spectra` has them
@@ -331,7 +368,7 @@ def final_spectrum(
         raise UsageError(f'planet: found {planet_id}, wanted one of the {len(orders)} planets of {config.data.root}', hint=f'such as {min(orders)}; data.root=DIR looks in another tree')
     split, order = orders[planet_id]
     posterior = _posterior(order)
-    checkpoint = Path(config.predict.checkpoint or Workplace(Path(config.paths.work)).checkpoint)
+    checkpoint = checkpoint_of(config) or Workplace(Path(config.paths.work)).checkpoint
     if checkpoint.is_dir(): checkpoint = checkpoint/'prior.json'
     if not checkpoint.is_file(): raise DataError(checkpoint, 'no prior', 'the one that `spectramind predict` learns', hint='run `spectramind predict` first, or give predict.checkpoint=path/to/prior.json')
     mu, cov, origin = _refined(config, planet_id, *_final(posterior, read_prior(checkpoint)))
@@ -353,7 +390,7 @@ def export(
     if out is None or path.is_dir(): path = path/f'{spectrum.planet_id}{ending}'
     return write_export(path, spectrum, form), spectrum
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #ddbc2735
+# %% ../../nbs/90_pipeline/50_stages.ipynb #07725669
 def sample_of(
     root:str|Path,
 )->Path|None:   # sample_submission.csv, if the tree has one
@@ -362,26 +399,24 @@ def sample_of(
     return path if path.is_file() else None
 
 def submission_info(config:Config)->dict: # JSON-able
-    "For the manifest: a hash of the settings that can change a number (folders and workers cannot)."
-    settings = asdict(config) | dict(paths=None, executor=None, data=None, env=None)
+    "For the manifest: a hash of the settings that can change a number (folders, workers and records cannot)."
+    settings = asdict(config) | dict.fromkeys(('paths', 'executor', 'data', 'env', 'limits', 'records', 'diag', 'ablate')) | dict(predict=dict(checkpoint=config.predict.checkpoint), submit=dict(layout=config.submit.layout))
     return dict(config_sha256=sha256_json(settings), seed=config.seed)
 
 def submit(
     config:Config,
-    predictions:str|Path|None=None, # folder with mu.csv and sigma.csv; artifacts/predictions when None
-    out:str|Path|None=None,         # folder to write to; dist when None
 )->dict:                            # the manifest
     "Write submission.{csv,json,zip} and their manifest."
-    place = Workplace(Path(config.paths.work))
-    spectra = read_predictions(Path(predictions or place.predictions))
-    sample = sample_of(config.data.root) if config.submit.layout == 'kaggle' else None
-    return write_package(Path(out or place.dist), spectra, config.submit.layout, sample, info=submission_info(config))
+    place, s = Workplace(Path(config.paths.work)), config.submit
+    spectra = read_predictions(Path(s.predictions or place.predictions), Path(s.sigma) if s.sigma else None)
+    sample = sample_of(config.data.root) if s.layout == 'kaggle' else None
+    return write_package(Path(s.out or place.dist), spectra, config.submit.layout, sample, info=submission_info(config))
 
 def truth_of(
     config:Config,
 )->tuple|None:   # ids (planet,), depths (planet, 283); None when nobody knows
     "The truth of simulated test planets."
-    folder = Workplace(Path(config.paths.work)).truth(config.data.profile)
+    folder = Workplace(Path(config.products)).truth(config.data.profile)
     return read_labels(folder, 'test_truth.csv') if config.data.simulated and (folder/'test_truth.csv').is_file() else None
 
 def score_file(
