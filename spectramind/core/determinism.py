@@ -44,8 +44,8 @@ def set_seed(
     random.seed(int(seed))
     np.random.seed(int(np.random.SeedSequence(_word(seed)).generate_state(1)[0]))
 
-# %% ../../nbs/00_core/40_determinism.ipynb #91fb295e
-LEVELS = { # level -> what torch is told: deterministic kernels, trial of kernels, TF32 in products and in convolutions, no other algorithms
+# %% ../../nbs/00_core/40_determinism.ipynb #440952cc
+LEVELS = { # level -> torch's switches
     'off': dict(cudnn_deterministic=False, cudnn_benchmark=False, matmul_tf32=False, cudnn_tf32=True, deterministic_algorithms=False),
     'standard': dict(cudnn_deterministic=True, cudnn_benchmark=False, matmul_tf32=False, cudnn_tf32=False, deterministic_algorithms=False),
     'strict': dict(cudnn_deterministic=True, cudnn_benchmark=False, matmul_tf32=False, cudnn_tf32=False, deterministic_algorithms=True)}
@@ -61,10 +61,11 @@ def _set_torch(
     b.cudnn.deterministic, b.cudnn.benchmark = wanted['cudnn_deterministic'], wanted['cudnn_benchmark']
     b.cuda.matmul.allow_tf32, b.cudnn.allow_tf32 = wanted['matmul_tf32'], wanted['cudnn_tf32']
     torch.use_deterministic_algorithms(wanted['deterministic_algorithms'])
-    return dict(version=str(torch.__version__), cuda=torch.cuda.is_available(), cudnn_deterministic=b.cudnn.deterministic, cudnn_benchmark=b.cudnn.benchmark,
-                matmul_tf32=b.cuda.matmul.allow_tf32, cudnn_tf32=b.cudnn.allow_tf32, deterministic_algorithms=torch.are_deterministic_algorithms_enabled())
+    return dict(version=str(torch.__version__), cuda=torch.cuda.is_available(), cudnn_deterministic=b.cudnn.deterministic,
+                cudnn_benchmark=b.cudnn.benchmark, matmul_tf32=b.cuda.matmul.allow_tf32, cudnn_tf32=b.cudnn.allow_tf32,
+                deterministic_algorithms=torch.are_deterministic_algorithms_enabled())
 
-# %% ../../nbs/00_core/40_determinism.ipynb #c97aa7dd
+# %% ../../nbs/00_core/40_determinism.ipynb #90d463a9
 def started_with(
     name:str, # an environment variable
 )->str|None:  # its value when this process began, where the system tells; else as it is now
@@ -84,7 +85,8 @@ def _set_variables(
     if level == 'off': return {}, late
     if not os.environ.get('PYTHONHASHSEED', '').isdigit(): os.environ['PYTHONHASHSEED'] = str(int(seed) % (1 << 32))
     if not (started_with('PYTHONHASHSEED') or '').isdigit():
-        late.append('PYTHONHASHSEED: this interpreter was started without it, so the order of its sets of text is its own; processes started from here have it')
+        late.append('PYTHONHASHSEED: this interpreter was started without it, so the order of its sets of text is its own; '
+                    'processes started from here have it')
     if level != 'strict': return dict(PYTHONHASHSEED=os.environ['PYTHONHASHSEED']), late
     given = os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     if given not in (':4096:8', ':16:8'): late.append(f'CUBLAS_WORKSPACE_CONFIG: found {given!r}, wanted :4096:8 or :16:8')
@@ -92,7 +94,7 @@ def _set_variables(
         late.append('CUBLAS_WORKSPACE_CONFIG: CUDA had been started before it was set')
     return dict(PYTHONHASHSEED=os.environ['PYTHONHASHSEED'], CUBLAS_WORKSPACE_CONFIG=given), late
 
-# %% ../../nbs/00_core/40_determinism.ipynb #3736d5c1
+# %% ../../nbs/00_core/40_determinism.ipynb #0e9a5d66
 def set_determinism(
     level:str,           # 'off', 'standard' or 'strict'
     seed:int,            # the run's seed
@@ -108,7 +110,8 @@ def set_determinism(
     variables, late = _set_variables(seed, level, library)
     switches = _set_torch(library, seed, level) if library is not None else None
     if library is None and not missing: missing.append('torch: not loaded, so neither seeded nor switched; call again with torch=True once it is needed')
-    return dict(level=level, seed=int(seed), generators=['random', 'numpy', *(['torch'] if switches else [])], torch=switches, variables=variables, not_set=missing + late)
+    generators = ['random', 'numpy', *(['torch'] if switches else [])]
+    return dict(level=level, seed=int(seed), generators=generators, torch=switches, variables=variables, not_set=missing + late)
 
 # %% ../../nbs/00_core/40_determinism.ipynb #7fd48392
 @contextmanager

@@ -80,7 +80,7 @@ def fingerprint_inputs(
     "Fingerprint several inputs."
     return {name: sha256_file(path) if full else fingerprint_file(path) for name, path in sorted(paths.items())}
 
-# %% ../../nbs/00_core/60_provenance.ipynb #fc57d28a
+# %% ../../nbs/00_core/60_provenance.ipynb #b40c011a
 @functools.lru_cache(maxsize=None)
 def _module_files()->dict: # dotted module below the package -> its file
     "Every exported module."
@@ -101,17 +101,18 @@ def _text_hash(
 def code_hash(
     *packages:str, # floors such as 'detector', or rooms such as 'photometry.sums'
 )->str:            # 64 hexadecimal digits
-    "The hash of the code of some floors or rooms, of all when none is named; comments aside, read once in a process. Raises `UsageError` on a name that is no module."
+    "The hash of the code of some floors or rooms, of all when none is named, without comments. Raises `UsageError` on a name that is no module."
     files = _module_files()
     chosen = {} if packages else files
     for name in packages:
         found = {module: path for module, path in files.items() if module == name or module.startswith(f'{name}.')}
         if not found or not name:
-            raise UsageError(f'code_hash: found {name!r:.80}, wanted a floor or room such as {", ".join(sorted({m.split(".")[0] for m in files})[:4])}')
+            floors = ', '.join(sorted({module.split('.')[0] for module in files})[:4])
+            raise UsageError(f'code_hash: found {name!r:.80}, wanted a floor or room such as {floors}')
         chosen = chosen | found
     return hashlib.sha256(''.join(f'{module} {_text_hash(chosen[module])}\n' for module in sorted(chosen)).encode()).hexdigest()
 
-# %% ../../nbs/00_core/60_provenance.ipynb #de0c33fd
+# %% ../../nbs/00_core/60_provenance.ipynb #ab31f594
 def _read_quickly(
     path:str, # a record's file
 )->dict|None:
@@ -140,12 +141,14 @@ def standing(
     records, names = list_records(folder), list(inputs)
     def stands(name):
         record = records.get(name) or {}
-        if record.get('status') != 'ok' or record.get('config_hash') != config_hash or record.get('inputs') != dict(inputs[name]): return False
+        if record.get('status') != 'ok' or record.get('config_hash') != config_hash: return False
+        if record.get('inputs') != dict(inputs[name]): return False
         try:
             with open(os.path.join(folder, name), 'rb', buffering=0) as stream:
                 if os.fstat(stream.fileno()).st_size > 1 << 24: return hashlib.file_digest(stream, 'sha256').hexdigest() == record.get('sha256')
                 return hashlib.sha256(stream.read()).hexdigest() == record.get('sha256')
         except OSError: return False
     batches = [names[start:start + 64] for start in range(0, len(names), 64)]
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool: found = pool.map(lambda batch: [name for name in batch if stands(name)], batches)
+    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
+        found = pool.map(lambda batch: [name for name in batch if stands(name)], batches)
     return {name for batch in found for name in batch}

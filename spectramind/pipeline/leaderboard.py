@@ -156,7 +156,7 @@ def statement(board:dict)->str:
     said = f'{count["better"]} of {len(others)} settings are better than the baseline, {count["worse"]} worse, and {count["no"]} cannot be told from it (95 % intervals).'
     return said + (f' By chance alone, {.05*len(others):.1g} of {len(others)} would seem to differ.' if len(others) > 1 else '')
 
-# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #02f6d052
+# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #2786f497
 HEADS = {'score': 'score', 'score_fgs1': 'FGS1 part', 'score_airs': 'AIRS part', 'gll': 'gll', 'nll': 'nll', 'coverage_90_fgs1': '90 % holds, FGS1', 'coverage_90_airs': '90 % holds, AIRS',
          'gain_physics': 'gain over physics', 'train_s': 'training (s)', 'seconds': 'run (s)', 'planets': 'planets', 'parameters': 'parameters', 'members': 'networks'}
 _ARROW = {'up': '↑', 'down': '↓'}
@@ -186,8 +186,10 @@ def remarks(row:dict)->list[str]:
     "What there is to say of a setting beside its figures."
     said = list(row['notes'])
     if taken := sorted({run['reused'] for run in row['runs'] if run['reused']}): said.append('networks of ' + ', '.join(taken))
+    errors = {}
     for run in row['runs']:
-        if run['error']: said.append(f'{"seed %d: " % run["seed"] if len(row["runs"]) > 1 else ""}{run["error"]["kind"]} (code {run["error"]["code"]}): {run["error"]["message"]}')
+        if run['error']: errors.setdefault(f'{run["error"]["kind"]} (code {run["error"]["code"]}): {run["error"]["message"]}', []).append(run['seed'])
+    for text, seeds in errors.items(): said.append((f'seed {", ".join(map(str, seeds))}: ' if len(row['runs']) > 1 else '') + text)
     return said
 
 def _plain_md(text:object)->str:

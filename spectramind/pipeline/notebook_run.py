@@ -286,7 +286,7 @@ def render(
         except InternalError as error: get_logger('pipeline.notebook_run').warning('%s; nbconvert does it instead', error.message)
     return render_nbconvert(book, title)
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #efe78856
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #f9970059
 class _Lines:
     "A stream that hands on whole lines."
     def __init__(self, tell): self.tell, self.rest = tell, ''
@@ -306,7 +306,7 @@ def _kernel_options()->dict:
     class SocketKernel(AsyncKernelManager):
         @default('transport')
         def _default_transport(self): return 'ipc' if os.name == 'posix' and len(jupyter_runtime_dir()) < 50 else 'tcp'
-    return dict(kernel_manager_class=SocketKernel, extra_arguments=['--IPKernelApp.log_level=40'])
+    return dict(kernel_manager_class=SocketKernel, extra_arguments=['--IPKernelApp.log_level=50'])
 
 def _missing()->list[str]:
     "Libraries of the extra `notebook` that are not there."

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from .. import __version__
 from ..core.errors import ConfigError, InternalError, SpectraMindError, exit_code_of
 
-# %% ../../nbs/90_pipeline/58_session.ipynb #e799bf3a
+# %% ../../nbs/90_pipeline/58_session.ipynb #45ab3d43
 def write_traceback(
     folder:str,          # where the log folder is
     error:BaseException,
@@ -23,12 +23,13 @@ def write_traceback(
     "Keep a traceback for those who can read it."
     import tempfile
     import traceback
+    from spectramind.core.logs import redact
     name = f'error_{time.strftime("%Y%m%d_%H%M%S", time.gmtime())}_{os.getpid()}.log'
     for place in (os.path.join(folder, 'logs'), tempfile.gettempdir()):
         try:
             os.makedirs(place, exist_ok=True)
             with open(os.path.join(place, name), 'w', encoding='utf-8') as stream:
-                stream.write(f'spectramind {__version__}\n{" ".join(sys.argv)}\n\n' + ''.join(traceback.format_exception(error)))
+                stream.write(redact(f'spectramind {__version__}\n{" ".join(sys.argv)}\n\n' + ''.join(traceback.format_exception(error))))
             return os.path.join(place, name)
         except OSError: continue
     return '(it could not be written anywhere)'

@@ -88,7 +88,7 @@ def note_event(
     try: os.write(handle, (json_text(line) + '\n').encode('utf-8'))
     finally: os.close(handle)
 
-# %% ../../nbs/90_pipeline/69_trial.ipynb #eea8e29b
+# %% ../../nbs/90_pipeline/69_trial.ipynb #83279cbe
 ALONGSIDE = ('history.json', 'members/planets.json', 'members/started.json')   # beside the files that a signature covers
 
 def take_over(
@@ -106,18 +106,18 @@ def take_over(
         return str(source)
     return ''
 
-def learn(order:Order)->dict: # JSON-able: cost, note, reused, and what training says of itself
+def learn(order:Order)->dict: # JSON-able: cost, note, reused, network (is there one), found (what training says of itself)
     "Networks and calibration of a run."
     config, place = order.config, Workplace(order.folder).checkpoints
     reused, begun = take_over(order), (place/'members'/'started.json').is_file()
     began = time.perf_counter()
     trained = front.learn(config, set(), lambda line: None)
     spent = time.perf_counter() - began
-    if trained.gate is None: return dict(cost=dict(train_s=spent), note=f'no network: {trained.reason}', reused='', found={})
+    if trained.gate is None: return dict(cost=dict(train_s=spent), note=f'no network: {trained.reason}', reused='', network=False, found={})
     earlier = (read_record(Path(reused).parent.parent/'scores.npz') or {}).get('quality', {}).get('cost', {}) if reused else {}
     cost = dict(train_s=earlier.get('train_s', 0.) if reused else spent, members=len(read_json(place/'members'/'ensemble.json')['members']), parameters=read_json(place/'model.json')['parameters'])
     note = 'training was taken up again; its seconds are those of the last session' if begun and not reused else ''
-    return dict(cost=cost, note=note, reused=Path(reused).parent.parent.name if reused else '', found=trained.metrics())
+    return dict(cost=cost, note=note, reused=Path(reused).parent.parent.name if reused else '', network=True, found=trained.metrics())
 
 # %% ../../nbs/90_pipeline/69_trial.ipynb #80e86160
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ def judged(
                    coverage_90_fgs1=ninety.fgs1, coverage_90_airs=ninety.airs, score_physics=alone.total, gain_physics=float((report.per_planet - alone.per_planet).mean()))
     return arrays, figures
 
-# %% ../../nbs/90_pipeline/69_trial.ipynb #aade0952
+# %% ../../nbs/90_pipeline/69_trial.ipynb #67092432
 def predict_test(config:Config)->int: # rows
     "Predictions and submission of the test planets, where there are any; nobody looks at their truth."
     if not stages.expected_planets(config.data.root): return 0
@@ -180,8 +180,8 @@ def carry_out(
     config, network = order.config, order.config.model.kind == 'network'
     set_seed(config.seed)
     with single_threaded_blas():
-        said = learn(order) if network else dict(cost=dict(train_s=0., parameters=0, members=0), note='', reused='', found={})
-        held = held_out(config, network and not said['note'].startswith('no network'))
+        said = learn(order) if network else dict(cost=dict(train_s=0., parameters=0, members=0), note='', reused='', network=False, found={})
+        held = held_out(config, said['network'])
         arrays, figures = judged(held, naive_statistics(np.array(list(stages.training_labels(config)[0].values()))))
         rows = predict_test(config)
     return arrays, said | dict(metrics=figures, cost=said['cost'] | dict(planets=len(held.planet_id)), rows=rows)

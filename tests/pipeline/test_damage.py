@@ -196,7 +196,7 @@ def test_a_full_disk_stops_the_pass_and_is_no_planets_fault(tmp_path):
         if n == 1: raise OSError(28, "No space left on device", "planet_1.npz")
         return dict(made=1)
     with pytest.raises(ConfigError, match="no room"): run_units(unit, [(n, n) for n in range(3)])
-    def action(config): raise OSError(28, "No space left on device", "bad_planets.csv")
+    def action(config, record, tell): raise OSError(28, "No space left on device", "bad_planets.csv")
     with pytest.raises(ConfigError, match="bad_planets.csv"): perform("fit", [f"paths.work={tmp_path}"], "config_v50", action)
     assert json.loads((tmp_path/"events.jsonl").read_text())["exit"] == 3
 

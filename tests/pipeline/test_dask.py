@@ -79,20 +79,20 @@ def test_a_scheduler_without_workers_is_waited_for_and_then_refused(place, toy, 
 
 
 def test_planets_that_raise_kill_and_hang_leave_the_others_alone(cluster, toy, caplog, monkeypatch):
-    monkeypatch.setattr(executor, "START_S", 20.)
+    monkeypatch.setattr(executor, "START_S", 9.)
     logger = logging.getLogger("spectramind")
     monkeypatch.setattr(logger, "propagate", True)
     with caplog.at_level(logging.INFO, "spectramind"):
-        found = run_units(toy.unit, [(n, n) for n in range(30)], kind="dask", scheduler=cluster, timeout_s=2., warm=True)
+        found = run_units(toy.unit, [(n, n) for n in range(30)], kind="dask", scheduler=cluster, timeout_s=1., warm=True)
     assert [o.key for o in found] == list(range(30))
     assert {o.key: o.failure.kind for o in found if not o.ok} == {2: "ValueError", 4: "WorkerDied", 6: "Timeout"}
-    assert found[6].failure.exit_code == 4 and "within 2 s, twice" in found[6].failure.message and "twice" in found[4].failure.message
+    assert found[6].failure.exit_code == 4 and "within 1 s, twice" in found[6].failure.message and "twice" in found[4].failure.message
     assert all(o.value[:2] == (o.key**2, "1") for o in found if o.ok) and len({o.value[2] for o in found if o.ok}) >= 2
     assert {r.getMessage() for r in caplog.records if r.name == "spectramind.toy"} >= {f"unit {n} speaking" for n in (0, 1, 3, 5, 29)}   # workers' log lines arrive here
 
 
 def test_a_worker_killed_and_one_stopped_from_outside_lose_nothing(cluster, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(executor, "START_S", 20.)
+    monkeypatch.setattr(executor, "START_S", 9.)
     hurt = []
     def pids(): return list(dict.fromkeys(int(line) for path in sorted(tmp_path.iterdir()) for line in path.read_text().split()))
     def hurt_two():
@@ -115,7 +115,7 @@ def test_products_are_those_of_a_serial_run(cluster, sky, settings, reference, t
     for function, orders in ((units.observe, stages.observe_orders), (units.fit, stages.fit_orders)):
         assert all(o.ok for o in run_units(function, orders(config), kind="dask", scheduler=cluster, warm=True))
     names = sorted(p.relative_to(reference[0]) for p in (reference[0]/"data").rglob("planet_*.npz"))
-    assert len(names) == 7*5 and names == sorted(p.relative_to(tmp_path) for p in (tmp_path/"data").rglob("planet_*.npz"))
+    assert len(names) >= 21 and names == sorted(p.relative_to(tmp_path) for p in (tmp_path/"data").rglob("planet_*.npz"))
     assert all((tmp_path/name).read_bytes() == (reference[0]/name).read_bytes() for name in names)
 
 
@@ -130,12 +130,13 @@ def test_a_cluster_of_our_own(toy):
         asked.append(1)
         return "time is up" if len(asked) > 20 else None
     found = run_units(toy.slow, [(n, n) for n in range(60)], kind="dask", workers=2, chunk=2, stop=stop)
-    assert {o.failure.kind for o in found if not o.ok} == {"TimeLimit"} and sum(o.ok for o in found) == 40
+    assert {o.failure.kind for o in found if not o.ok} == {"TimeLimit"} and [o.ok for o in found] == [True]*40 + [False]*20
     assert len({o.value for o in found if o.ok}) == 2
-    with pytest.raises(InternalError, match="every worker died"): run_units(toy.deadly, [(n, n) for n in range(9)], kind="dask", workers=2)
+    with pytest.raises(InternalError, match="every worker died"): run_units(toy.deadly, [(n, n) for n in range(9)], kind="dask", workers=1)
 
 
 def test_what_is_missing_is_said(monkeypatch, toy):
+    monkeypatch.setattr(executor, "CONNECT_S", 1.)
     with pytest.raises(ConfigError, match="found nobody at 127.0.0.1:9"): run_units(toy.unit, [(1, 1)], kind="dask", scheduler="127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError) as caught: run_units(toy.unit, [(1, 1)], kind="dask")

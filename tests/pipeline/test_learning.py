@@ -236,7 +236,7 @@ print(summary.origins, sorted({{name.split(".")[0] for name in sys.modules}} & {
 
 def test_defaults_of_the_demo_and_of_kaggle_give_way():
     assert _unless(["model=gru"], ("data=smoke", "model=v50_fast")) == ["data=smoke", "model=gru"]
-    assert _fast(["+env=local", "training=trainer"], True) == ["data=kaggle", "model=v50_fast", "+env=local", "training=trainer"]
+    assert _fast(["+env=local", "training=trainer"], True) == ["data=kaggle", "model=v50_fast", "diag=light", "+env=local", "training=trainer"]
     assert _fast(["a=b"], False) == ["a=b"]
 
 
