@@ -8,7 +8,7 @@ __all__ = ['app', 'Overrides', 'ConfigName', 'Engine', 'FastKaggle', 'ROOT_CONFI
            'uncertainty', 'calibrate_temp', 'calibrate_corel', 'predict', 'submit', 'export', 'dashboard',
            'diagnose_calibration', 'score', 'validate']
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #813676a2
+# %% ../../nbs/90_pipeline/60_cli.ipynb #a1709093
 import sys
 from typing import Annotated, Optional
 
@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
-from ..core.errors import InternalError, SpectraMindError, UsageError
+from ..core.errors import SpectraMindError, UsageError
 from .session import perform, write_traceback
 
 # %% ../../nbs/90_pipeline/60_cli.ipynb #19282e7a

@@ -26,7 +26,7 @@ def within(
         value = getattr(section, name)
         if value is not None and not low <= value <= high: raise ValueError(f'{name}: found {value}, wanted {low:g} to {high:g}')
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #8df3214e
+# %% ../../nbs/90_pipeline/08_settings.ipynb #159026b7
 @dataclass
 class Paths:
     "Where things are written."
@@ -48,6 +48,7 @@ class Data:
     n_test:int = 0         # simulated planets without
     law:str = 'quadratic'  # limb-darkening law of the simulated stars
     verify:Literal['quick','full'] = 'quick' # inputs are compared by size, time and ends, or by every byte
+    split:Literal['both','train','test'] = 'both' # planets that are worked on; a run with a checkpoint looks at the test planets only
     @property
     def simulated(self)->bool: # True when the tree may be made by `simulate`
         return self.profile != 'kaggle'

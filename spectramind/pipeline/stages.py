@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'all_planets', 'Report', 'write_bad_planets', 'check_tables', 'check_prediction', 'enough', 'observe_orders',
-           'fit_orders', 'for_all', 'calibrate', 'features', 'fit', 'to_do', 'simulation_of', 'simulate', 'labels_of',
-           'expected_planets', 'standing_posteriors', 'training_labels', 'checkpoint_of', 'read_prior', 'deal_folds',
-           'prior_made', 'keep_prior', 'obtain_prior', 'physics', 'predict', 'final_spectrum', 'export', 'sample_of',
-           'submission_info', 'submit', 'truth_of', 'score_file', 'write_table']
+           'fit_orders', 'for_all', 'calibrate', 'features', 'fit', 'work_ahead', 'to_do', 'simulation_of', 'simulate',
+           'labels_of', 'expected_planets', 'standing_posteriors', 'training_labels', 'checkpoint_of', 'read_prior',
+           'deal_folds', 'prior_made', 'keep_prior', 'obtain_prior', 'physics', 'predict', 'final_spectrum', 'export',
+           'sample_of', 'submission_info', 'submit', 'hand_in_first', 'truth_of', 'score_file', 'write_table']
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #010eee67
+# %% ../../nbs/90_pipeline/50_stages.ipynb #39f07e6d
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..challenge.folds import group_kfold, write_folds
-from ..challenge.layout import Challenge, list_planets, scan_visits
+from ..challenge.layout import INSTRUMENTS, Challenge, list_planets, scan_visits
 from ..challenge.planets import read_labels, scan_labels
 from .. import __version__
 from ..core.determinism import single_threaded_blas
@@ -26,9 +26,10 @@ from ..core.nouns import DepthPosterior, Spectra
 from ..core.paths import parse_planet_id
 from ..core.provenance import read_record
 from ..core.store import read_json, sha256_file, sha256_json, write_csv_rows, write_json
-from ..lightcurve.prior import SpectralPrior, learn_prior, posterior_spectrum, predict_spectra, prior_row
+from ..lightcurve.prior import SpectralPrior, fit_prior, learn_prior, posterior_spectrum, predict_spectra, prior_row
 from . import units
 from .settings import Config
+from .guard import Work, by_urgency
 from .executor import Failure, Outcome, choose_workers, run_units
 from .products import Made, Workplace, read_predictions, write_predictions
 from ..scoring.export import FinalSpectrum, describe, ending_of, write_export
@@ -99,7 +100,7 @@ def enough(config:Config, n:int, what:str, hint:str='')->None:
     if n < FEWEST: raise DataError(Path(config.data.root)/'train.csv', f'{n} {what}', f'at least {FEWEST} to learn the prior from',
                                    hint=f'{hint}give predict.checkpoint=path/to/prior.json, or a tree with more labelled planets')
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #cab94bd7
+# %% ../../nbs/90_pipeline/50_stages.ipynb #bbc71456
 def observe_orders(
     config:Config, frames:bool=True, curves:bool=True, # what is wanted
 )->list:                # ((split, planet_id), Observe)
@@ -107,7 +108,7 @@ def observe_orders(
     c = config.calib
     return [((split, p), units.Observe(str(Path(config.data.root)), config.products, split, p, c.steps, config.photometry,
                                        c.persist if frames else 'none', c.frame_bins, curves, config.data.verify == 'full'))
-            for split, p in all_planets(config.data.root)]
+            for split, p in all_planets(config.data.root) if config.data.split in (split, 'both')]
 
 def fit_orders(
     config:Config,
@@ -130,12 +131,12 @@ def for_all(
 )->Report:
     "Do a unit for every order that needs it, with the configured executor."
     there = {key: found for key, order in orders if (found := done(order)) is not None}
-    e, todo = config.executor, [(key, order) for key, order in orders if key not in there]
+    e, todo = config.executor, [(key, order) for key, order in (orders if stop is None else by_urgency(orders)) if key not in there]
     new = {o.key: o for o in run_units(function, todo, kind=e.kind, workers=e.workers, max_tasks=e.max_tasks, warm=True, description=stage, timeout_s=e.timeout_s, retries=e.retries,
                                        chunk=e.chunk, scheduler=e.scheduler, stop=stop)}
     return Report(stage, [new.get(key) or Outcome(key, there[key]) for key, _ in orders])
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #d92872cf
+# %% ../../nbs/90_pipeline/50_stages.ipynb #36020b19
 def calibrate(config:Config)->Report:
     "Calibrate every planet and keep the frames that `calib.persist` asks for."
     if config.calib.persist == 'none':
@@ -152,6 +153,21 @@ def features(config:Config, frames:bool=False, stop=None)->Report:
 def fit(config:Config, skip:set=frozenset(), stop=None)->Report:
     "Fit every planet but those in `skip`, which have failed before."
     return for_all('fit', units.fit, units.fitted, [(key, order) for key, order in fit_orders(config) if key not in skip], config, stop)
+
+def work_ahead(config:Config)->Work:
+    "What a run has still to do, counted roughly: a planet whose posterior has a record is taken for done."
+    challenge, place, visits, planets = Challenge(Path(config.data.root)), Workplace(Path(config.products)), 0, Counter()
+    for (split, p), _ in observe_orders(config):
+        planets[split] += 1
+        if read_record(place.posterior(p)) is not None: continue
+        planets['new'] += 1
+        try: visits += max(1, len(scan_visits(config.data.root, split, p)[0]))
+        except SpectraMindError: visits += 1
+    pixels = lambda count: sum(count(name)*np.prod(INSTRUMENTS[name].shape) for name in INSTRUMENTS)
+    share = float(pixels(challenge.axes.n_frames)/pixels(dict(zip(INSTRUMENTS, (135000, 11250))).get))
+    e, network = config.executor, config.model.kind == 'network' and not config.predict.checkpoint
+    return Work(visits, planets['new'], 0 if config.predict.checkpoint else planets['train'], planets['test'], share, 1 if e.kind == 'serial' else choose_workers(e.workers, max(1, planets['new'])),
+                sum(config.train.epochs().values()) if network else 0, config.model.ensemble.folds*config.model.ensemble.seeds if network else 0)
 
 def to_do(
     config:Config,
@@ -390,7 +406,7 @@ def export(
     if out is None or path.is_dir(): path = path/f'{spectrum.planet_id}{ending}'
     return write_export(path, spectrum, form), spectrum
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #07725669
+# %% ../../nbs/90_pipeline/50_stages.ipynb #ec89781a
 def sample_of(
     root:str|Path,
 )->Path|None:   # sample_submission.csv, if the tree has one
@@ -411,6 +427,14 @@ def submit(
     spectra = read_predictions(Path(s.predictions or place.predictions), Path(s.sigma) if s.sigma else None)
     sample = sample_of(config.data.root) if s.layout == 'kaggle' else None
     return write_package(Path(s.out or place.dist), spectra, config.submit.layout, sample, info=submission_info(config))
+
+def hand_in_first(config:Config)->dict: # the manifest
+    "A complete submission before any work: the prior's row for every planet, to be written over by better ones."
+    prior = read_prior(checkpoint_of(config)) if config.predict.checkpoint else fit_prior(np.array(list(training_labels(config)[0].values())))
+    nothing = Spectra(np.empty(0, np.int64), np.empty((0, 283)), np.empty((0, 283)), ())
+    spectra = complete(nothing, expected_planets(config.data.root), *prior_row(prior))
+    sample = sample_of(config.data.root) if config.submit.layout == 'kaggle' else None
+    return write_package(Path(config.submit.out or Workplace(Path(config.paths.work)).dist), spectra, config.submit.layout, sample, info=submission_info(config))
 
 def truth_of(
     config:Config,

@@ -74,8 +74,7 @@ def test_workers_leave_with_a_killed_parent(toy, tmp_path):
         import sys
         sys.path.insert(0, {os.path.dirname(toy.__file__)!r})
         import toy_units_for_tests as toy
-        from spectramind.pipeline import executor
-from spectramind.pipeline.executor import choose_chunk, run_units
+        from spectramind.pipeline.executor import run_units
         if __name__ == '__main__': run_units(toy.slow, [(n, {str(tmp_path)!r}) for n in range(2)], kind='processes', workers=2)
     """)
     parent = subprocess.Popen([sys.executable, "-c", script])
