@@ -7,7 +7,7 @@ WORK   ?= .
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: help dev demo test check bench proof proof-curves ablation fuzz docs readme lock clean
+.PHONY: help dev demo test check bench proof proof-curves proof-run determinism repro ablation fuzz docs readme lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -17,10 +17,10 @@ $(VENV)/.installed: requirements.lock scripts/install.sh setup.py settings.ini p
 	@touch $@
 
 demo: dev        ## simulate -> calibrate -> features -> fit -> predict -> submit -> score, and one page to look at
-	spectramind demo paths.work=$(WORK)
+	spectramind demo --engine papermill paths.work=$(WORK)
 
-test: dev        ## the test suite
-	pytest
+test: dev        ## the test suite, on as many cores as there are, four at most
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist loadfile
 
 check: dev       ## clean, export, lint, layers, README, notebooks, wheel
 	bash scripts/check.sh
@@ -30,6 +30,15 @@ bench: dev       ## speed and memory, as ratios against references in the same r
 
 proof: dev       ## slow: full-cadence planets from raw frames to score
 	python benchmarks/proof.py
+
+proof-run: dev   ## slow: 200 kills, a lost worker, equal bytes, 10,000 planets
+	@missed=0; for part in crash dask scale; do echo "== proof_$$part"; python benchmarks/proof_$$part.py || missed=1; done; exit $$missed
+
+determinism: dev ## the smoke pipeline twice, with one worker and with two; code 6 when a byte differs
+	spectramind diagnose determinism data=smoke env=ci model=v50_fast train=trainer_smoke paths.work=$(WORK)/proof/determinism
+
+repro: dev       ## the smoke pipeline by DVC: only what changed is done again
+	dvc repro
 
 proof-curves: dev   ## slow: coverage, oracle, injection, robustness, learning curve, from light curves
 	python benchmarks/proof_curves.py

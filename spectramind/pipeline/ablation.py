@@ -7,25 +7,24 @@ __all__ = ['PACKED', 'Planned', 'Plan', 'check_variant', 'plan', 'Products', 'li
            'orders_of', 'begin', 'carry_all', 'entries_of', 'keep_books', 'zip_folder', 'package', 'figures_of',
            'run_ablation', 'summary_lines', 'sweep']
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #38e388bf
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #038e61c0
 import io
 import os
 import re
 import shutil
 import zipfile
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from ..core.errors import ConfigError, DataError, InternalError, QualityGateError, RuntimeLimitError, SchemaError, UsageError
 from ..core.provenance import read_record
-from ..core.store import json_text, make_folder, sha256_file, sha256_json, write_bytes, write_json, write_text
+from ..core.store import make_folder, sha256_file, sha256_json, write_bytes, write_json, write_text
 from . import run as front
 from . import stages
 from .config import config_yaml, load_config
 from .executor import Failure, Outcome, attempt, run_units
 from .grid import Variant, expand, separate
-from .leaderboard import Entry, check_metric, leaderboard, read_leaderboard, statement, write_leaderboard
+from .leaderboard import Entry, check_metric, leaderboard, statement, write_leaderboard
 from .products import Workplace
 from .settings import Config, Paths
 from .trial import Order, Prints, carry, carry_out, note_event, own_config, prints_of, read_run

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['SELFTEST', 'Check', 'run_check', 'check_resources', 'check_schemas', 'check_settings', 'check_version',
            'run_notebooks', 'check_notebooks', 'check_registries', 'check_submission', 'check_records', 'check_fit',
-           'check_doctor', 'selftest', 'detector_parity', 'photometry_parity', 'transit_parity', 'scan_parity',
-           'graph_parity', 'compare_kernels', 'parity', 'package_rows', 'machine_rows', 'tool_rows', 'torch_rows',
-           'doctor', 'doctor_lines', 'require_parity']
+           'check_doctor', 'selftest', 'package_rows', 'machine_rows', 'tool_rows', 'torch_rows', 'doctor',
+           'doctor_lines']
 
-# %% ../../nbs/90_pipeline/75_checks.ipynb #da90476e
+# %% ../../nbs/90_pipeline/75_checks.ipynb #d65a044d
 import importlib.metadata
 import importlib.util
 import json
@@ -18,17 +17,18 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .. import __version__
 from ..core.determinism import rng_for, started_with
-from ..core.errors import QualityGateError, SpectraMindError
+from ..core.errors import SpectraMindError
 from ..core.paths import project_root, resource_dir
 from .environment import environment, installed
 from .lines import now_ms, one_line, read_lines
+from .parity import parity, tell_parity
 from .run_record import STAGES, close_run, open_run, read_status
 
 # %% ../../nbs/90_pipeline/75_checks.ipynb #a6ce0cdf
@@ -125,20 +125,22 @@ def check_registries()->tuple[bool, str]:
     if codes != listed: wrong.append(f'exit codes {sorted(codes)}, but event.schema.json lists {sorted(listed)}')
     return not wrong, '; '.join(wrong) or f'{len(actions)} commands, {len(STAGES)} stages, {len(codes)} exit codes'
 
-# %% ../../nbs/90_pipeline/75_checks.ipynb #72c73814
+# %% ../../nbs/90_pipeline/75_checks.ipynb #58b98c7c
 def check_submission()->tuple[bool, str]:
     "A table in every layout and format comes back to the last bit."
     from spectramind.core.nouns import Spectra
     from spectramind.scoring.submission import validate_submission, write_submission
     rng = rng_for(1, 'selftest')
-    table, done = Spectra(np.array([7, 1103775]), .01 + 1e-3*rng.random((2, 283)), 1e-4 + 1e-5*rng.random((2, 283)), ('physics',)*2), []
+    mu, sigma, done = .01 + 1e-3*rng.random((2, 283)), 1e-4 + 1e-5*rng.random((2, 283)), []
+    table = Spectra(np.array([7, 1103775]), mu, sigma, ('physics',)*2)
     with tempfile.TemporaryDirectory() as folder:
         for layout in ('wide', 'kaggle', 'sample_id'):
             for form in ('csv', 'json', 'zip'):
                 path = Path(folder)/f'{layout}.{form}'
                 write_submission(path, table, layout)
                 back, found = validate_submission(path, [7, 1103775])
-                if not (np.array_equal(back.mu, table.mu) and np.array_equal(back.sigma, table.sigma)): return False, f'{layout} as {form}: other numbers came back'
+                same = np.array_equal(back.mu, mu) and np.array_equal(back.sigma, sigma)
+                if not same: return False, f'{layout} as {form}: other numbers came back'
                 if form == 'csv' and found != layout: return False, f'{layout} as csv: taken for {found}'
                 done.append(path.name)
     return True, f'{len(done)} files in 3 layouts'
@@ -156,14 +158,15 @@ def check_records()->tuple[bool, str]:
         with record.timer('step', share=.5): pass
         check_document(close_run(record, 0, dict(one=1), dict(settings=record.folder/'config.snapshot.yaml')), 'run_manifest')
         check_document(read_json(record.folder/'status.json'), 'run_status')
-        root = append_root_event(folder, 'selftest', 'selftest', exit_code=0, began=record.began, config_hash=record.config_hash, seed=1, record=record)
+        told = dict(exit_code=0, began=record.began, config_hash=record.config_hash, seed=record.seed, record=record)
+        root = append_root_event(folder, 'selftest', 'selftest', **told)
         check_document(root, 'event')
         events, damaged = read_lines(record.folder/'events.jsonl')
         for event in events: check_document({key: value for key, value in event.items() if key != 'line'}, 'run_event')
         state = read_status(record.folder)['state']
     return not damaged and state == 'done', f'{len(events)} events, manifest, status and root line follow their schemas; the run is {state}'
 
-# %% ../../nbs/90_pipeline/75_checks.ipynb #c0b37645
+# %% ../../nbs/90_pipeline/75_checks.ipynb #addc7844
 def check_fit()->tuple[bool, str]:
     "A simulated planet is fitted to within its error bars."
     from spectramind.lightcurve.fit import fit_planet
@@ -178,8 +181,8 @@ def check_fit()->tuple[bool, str]:
     ok = abs(fgs1) < 3 and abs(airs) < 3 and .6 < spread < 1.5 and not fitted.quality['flag']
     return ok, f'FGS1 off by {fgs1:+.2f} sigma, AIRS by {airs:+.2f} on average, rms of error over sigma {spread:.2f}'
 
-SELFTEST = {'resources': check_resources, 'schemas': check_schemas, 'settings': check_settings, 'version': check_version, 'registries': check_registries,
-            'run notebooks': check_notebooks, 'submission': check_submission, 'records': check_records}
+SELFTEST = {'resources': check_resources, 'schemas': check_schemas, 'settings': check_settings, 'version': check_version,
+            'registries': check_registries, 'run notebooks': check_notebooks, 'submission': check_submission, 'records': check_records}
 
 def check_doctor()->tuple[bool, str]:
     "The doctor has no complaint."
@@ -194,130 +197,7 @@ def selftest(
     looks = SELFTEST | ({'fit': check_fit, 'doctor': check_doctor} if deep else {})
     return [run_check(name, look) for name, look in looks.items()]
 
-# %% ../../nbs/90_pipeline/75_checks.ipynb #42fcb8e4
-def _apart(
-    fast, slow,         # arrays of one shape
-    scale:float=0.,     # below which a relative difference says nothing; 0: absolute difference
-)->float:               # infinite when one of them is not finite where the other is
-    "The largest difference."
-    fast, slow = np.asarray(fast, float), np.asarray(slow, float)
-    both = np.isfinite(fast) & np.isfinite(slow)
-    if fast.shape != slow.shape or not np.array_equal(both, np.isfinite(slow) | np.isfinite(fast)): return float('inf')
-    difference = np.abs(fast - slow)[both]/((np.abs(slow[both]) + scale) if scale else 1.)
-    return float(difference.max(initial=0.))
-
-def _raw_visit()->tuple: # arguments of the detector chain
-    "Raw counts, maps and clocks of a small FGS1 visit."
-    from spectramind.challenge.layout import INSTRUMENTS, AdcInfo, Axes
-    from spectramind.detector.chain import CalibConfig
-    from spectramind.simulate.detector import ADC_GAIN, ADC_OFFSET
-    from spectramind.simulate.population import draw_population
-    from spectramind.simulate.visit import ProfileSpec, axis_table, epoch_of, instrument_of_seed, simulate_signal
-    planet, spec, seed = draw_population(1, 2025)[0], ProfileSpec(70, 300, {'FGS1': 400, 'AIRS-CH0': 160}), 2025
-    stored = instrument_of_seed('FGS1', seed, epoch_of(planet, 0, seed))[1].stored
-    table = axis_table(spec)
-    clocks = [table[name].drop_nulls().to_numpy() for name in ('AIRS-CH0-axis0-h', 'AIRS-CH0-integration_time', 'AIRS-CH0-axis2-um', 'FGS1-axis0-h')]
-    adc = AdcInfo(dict.fromkeys(INSTRUMENTS, ADC_GAIN), dict.fromkeys(INSTRUMENTS, ADC_OFFSET))
-    raw = simulate_signal(planet, 0, 'FGS1', spec, seed)
-    return raw, 'FGS1', adc, replace(stored, read=stored.read/spec.coadds['FGS1']**.5), Axes(*clocks), CalibConfig(coadds=spec.coadds['FGS1'])
-
-def detector_parity()->list:
-    "The fused detector kernel beside the chain of steps, and beside itself with another number of threads."
-    from spectramind.detector.chain import calibrate_ref, calibrate_visit
-    visit = _raw_visit()
-    slow, fast, shared = calibrate_ref(*visit), calibrate_visit(*visit, threads=1), calibrate_visit(*visit, threads=2)
-    flags = 0. if np.array_equal(np.asarray(fast.bad), slow.bad) else float('inf')
-    return [('detector frames', max(flags, _apart(fast.frames, slow.frames, 2000.)), 1e-6),
-            ('detector variance', _apart(np.asarray(fast.variance)[~slow.bad], slow.variance[~slow.bad], 1e-6), 1e-2),
-            ('detector, one and two threads', _apart(fast.frames, shared.frames), 0.)]
-
-def photometry_parity()->list:
-    "Weighted sums, running means and bins beside plain numpy."
-    from spectramind.photometry.binning import bin_edges, bin_series, bin_series_ref
-    from spectramind.photometry.jitter import running_mean, running_mean_ref
-    from spectramind.photometry.sums import weighted_sums, weighted_sums_ref
-    rng = rng_for(2025, 'doctor', 'photometry')
-    rows, index = 1000*rng.random((60, 500)), np.arange(60).reshape(4, 15)
-    profile = np.full((4, 15), 1/15)
-    weights = np.stack([np.ones((4, 15)), rng.random((4, 15))], axis=1)
-    events = np.unique(np.stack([rng.integers(0, 60, 40), rng.integers(0, 500, 40)], axis=1), axis=0)
-    sums = [_apart(a, b, 1.) for a, b in zip(weighted_sums(rows, events, index, weights, profile), weighted_sums_ref(rows, events, index, weights, profile))]
-    series, valid = rows[:4], rng.random((4, 500)) > .1
-    edges = bin_edges(500, 7)
-    bins = [_apart(a, b, 1.) for a, b in zip(bin_series(series, series, valid, edges), bin_series_ref(series, series, valid, edges))]
-    return [('weighted sums', max(sums), 1e-10), ('running mean', _apart(running_mean(series, 31), running_mean_ref(series, 31), 1.), 1e-10), ('bins', max(bins), 1e-10)]
-
-def transit_parity()->list:
-    "The transit kernel beside adaptive integration."
-    from spectramind.physics.transit import law_flux_ref, quadratic_flux
-    z, u1, u2 = np.array([0., .02, .3, .7, .885, .9, .95, 1., 1.05, 1.11, 1.3]), .4, .2
-    profile = lambda mu: 1 - u1*(1 - mu) - u2*(1 - mu)**2
-    return [('transit flux', max(_apart(quadratic_flux(z, k, u1, u2), law_flux_ref(z, k, profile)) for k in (.02, .115)), 1e-9)]
-
-# %% ../../nbs/90_pipeline/75_checks.ipynb #e398e27f
-def scan_parity(
-    device:str='cpu', # or 'cuda'
-)->list:
-    "The selective scan's fast ways beside the plain recurrence: output and all gradients."
-    import torch
-    from spectramind.network.scan_kernels import selective_scan_ref
-    from spectramind.network.selective_scan import cuda_scan, scan_difference, scan_example, scan_gradients, selective_scan
-    kinds, found = (torch.float64, torch.float32), []
-    wanted = scan_gradients(selective_scan_ref, scan_example(dtype=torch.float64))
-    ways = ['numba', 'torch'] if device == 'cpu' else ['torch', *(['mamba_ssm'] if cuda_scan() is not None else [])]
-    for way in ways:
-        for kind, limit in zip(kinds, (1e-10, 1e-4)):
-            if way == 'mamba_ssm' and kind == torch.float64: continue
-            made = scan_gradients(selective_scan, scan_example(dtype=kind, device=device), backend=way)
-            there = scan_difference({name: x.cpu() for name, x in made.items()}, wanted)
-            found.append((f'selective scan, {way}, {str(kind).removeprefix("torch.")}', max(there.values()), limit))
-    return found
-
-def graph_parity(
-    device:str='cpu', # or 'cuda'
-)->list:
-    "The wavelength graph's dense layer beside the formula as it is written; and a product of matrices beside double precision."
-    import torch
-    from spectramind.network.airs_encoder import DenseGATv2, EdgeTables, gatv2_ref
-    from spectramind.network.wavelength_graph import build_graph
-    graph = build_graph()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2025)
-        layer = DenseGATv2(8, 4, 2, graph.edge_attr.shape[1])
-        torch.nn.init.normal_(layer.att)
-        x, left = torch.randn(283, 8), torch.randn(256, 512)
-    with torch.no_grad():
-        slow = gatv2_ref(layer, x, graph)
-        fast = layer.to(device)(x[None].to(device), EdgeTables(graph).to(device), None)[0][0].cpu()
-        product = ((left.to(device) @ left.to(device).T).cpu() - left.double() @ left.double().T).abs().max()/512
-    return [('wavelength graph', _apart(fast, slow, 1.), 1e-4), ('matrix product', float(product), 1e-6)]
-
-# %% ../../nbs/90_pipeline/75_checks.ipynb #aef96e09
-def compare_kernels(
-    look,             # called with the keywords below; returns (name, difference, limit) for each comparison
-    **more:object,    # device
-)->list:              # rows of the report
-    "One family of kernels; what is raised counts as a mismatch."
-    began, device = time.perf_counter(), str(more.get('device', 'cpu'))
-    try: found = look(**more)
-    except Exception as error:
-        wrong = dict(name=look.__name__.replace('_', ' '), device=device, ok=False, difference=None, limit=None, detail=one_line(error))
-        return [wrong | dict(seconds=round(time.perf_counter() - began, 3))]
-    seconds = round((time.perf_counter() - began)/len(found), 3)
-    return [dict(name=name, device=device, ok=bool(difference <= limit), difference=float(difference) if np.isfinite(difference) else None, limit=float(limit),
-                 detail='' if np.isfinite(difference) else 'values or flags are missing on one side', seconds=seconds) for name, difference, limit in found]
-
-def parity(
-    cuda:bool=False, # also on the graphics card, if there is one
-)->list:             # of name, device, ok, difference, limit, detail, seconds
-    "Every fast kernel beside its slow reference."
-    rows = [row for look in (detector_parity, photometry_parity, transit_parity) for row in compare_kernels(look)]
-    if installed('torch') is None: return rows
-    import torch
-    devices = ['cpu', *(['cuda'] if cuda and torch.cuda.is_available() else [])]
-    return rows + [row for device in devices for look in (scan_parity, graph_parity) for row in compare_kernels(look, device=device)]
-
-# %% ../../nbs/90_pipeline/75_checks.ipynb #b7a89cca
+# %% ../../nbs/90_pipeline/75_checks.ipynb #238be7e1
 def _row(name:str, ok:bool, detail:str, needed:bool=False)->dict: return dict(name=name, ok=bool(ok), needed=needed, detail=detail)
 
 def package_rows()->list: # one row for what every run needs, one for each extra
@@ -330,11 +210,11 @@ def package_rows()->list: # one row for what every run needs, one for each extra
         wanted.setdefault(extra, []).append(need)
     for extra, needs in sorted(wanted.items()):
         found = [(need, installed(need.name)) for need in needs]
-        missing = [need.name for need, version in found if version is None]
-        other = [f'{need.name} {version} (wanted {need.specifier})' for need, version in found if version and not need.specifier.contains(version, prereleases=True)]
-        told = [f'missing: {", ".join(missing)}'] if missing else []
-        told += [f'other versions: {", ".join(other)}'] if other else []
-        rows.append(_row(f'packages [{extra}]' if extra else 'packages', not missing and not other, '; '.join(told) or f'{len(found)} as asked for', needed=not extra))
+        faults = [f'{need.name} is missing' for need, version in found if version is None]
+        faults += [f'{need.name} {version}, wanted {need.specifier}' for need, version in found
+                   if version and not need.specifier.contains(version, prereleases=True)]
+        name = f'packages [{extra}]' if extra else 'packages'
+        rows.append(_row(name, not faults, '; '.join(faults) or f'{len(found)} as asked for', needed=not extra))
     return rows or [_row('packages', False, 'no metadata of the package: is it installed?', needed=True)]
 
 def _available_mb()->int|None:
@@ -354,14 +234,15 @@ def machine_rows(
     blas = sorted({f'{pool["internal_api"]} {pool["num_threads"]}' for pool in threadpool_info() if pool['user_api'] == 'blas'})
     cache = Path(occulted.stats.cache_path)
     kept = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
-    salt = started_with('PYTHONHASHSEED')
+    writable, salt = os.access(kept, os.W_OK), started_with('PYTHONHASHSEED') or 'not set'
+    told = '' if salt.isdigit() else ': sets of text have another order in each process; no product depends on it'
     return [_row('python', sys.version_info >= (3, 11), sys.version.split()[0], needed=True),
             _row('disk', free_gb > 2, f'{free_gb:.0f} GB free'),
             _row('memory', memory is None or memory > 4096, 'not told by the system' if memory is None else f'{memory/1024:.1f} GB available'),
             _row('cores', True, f'{cores} of {os.cpu_count()} may be used'),
             _row('linear algebra', bool(blas), f'threads: {", ".join(blas) or "no library found"} (a run sets 1 unless env.determinism=off)'),
-            _row('kernel cache', os.access(kept, os.W_OK), 'compiled kernels are kept' if os.access(kept, os.W_OK) else 'not writable: every process compiles anew; set NUMBA_CACHE_DIR'),
-            _row('PYTHONHASHSEED', True, f'{salt or "not set"}: {"fixed" if (salt or "").isdigit() else "sets of text have an order of their own in each process; no product depends on it"}')]
+            _row('kernel cache', writable, 'kernels are kept' if writable else 'not writable: every process compiles anew; set NUMBA_CACHE_DIR'),
+            _row('PYTHONHASHSEED', True, salt + told)]
 
 def tool_rows()->list:
     "Programs beside the package, each with what is missing without it."
@@ -371,11 +252,15 @@ def tool_rows()->list:
         try: program = KernelSpecManager().get_kernel_spec('python3').argv[0]
         except NoSuchKernel: why = 'no kernel called python3'
         else:
-            kernel = Path(program).name.startswith('python') and (os.sep not in program or Path(program).resolve() == Path(sys.executable).resolve())
+            same = os.sep not in program or os.path.abspath(program) == os.path.abspath(sys.executable)
+            kernel = same and Path(program).name.startswith('python')
             why = 'the kernel python3 is this environment' if kernel else 'the kernel python3 belongs to another environment'
-    tools = dict(git='commits in records', dvc='dvc repro; plain commands work without it', quarto='the site; run notebooks are rendered by nbconvert without it')
-    rows = [_row(name, path is not None, 'found' if path else f'not found, needed for {what}') for name, what in tools.items() for path in (shutil.which(name),)]
-    return [*rows, _row('papermill', installed('papermill') is not None, installed('papermill') or 'not installed: --engine direct is left'), _row('jupyter kernel', kernel, why)]
+    tools = dict(git='commits in records', dvc='dvc repro; plain commands work without it',
+                 quarto='the site; run notebooks are rendered by nbconvert without it')
+    papermill, found = installed('papermill'), {name: shutil.which(name) is not None for name in tools}
+    rows = [_row(name, there, 'found' if there else f'not found, needed for {tools[name]}') for name, there in found.items()]
+    rows.append(_row('papermill', papermill is not None, papermill or 'not installed: --engine direct is left'))
+    return [*rows, _row('jupyter kernel', kernel, why)]
 
 def torch_rows(
     cuda:bool, # a graphics card is wanted
@@ -384,13 +269,14 @@ def torch_rows(
     if installed('torch') is None: return [_row('torch', not cuda, 'not installed: model=physics_only is left', needed=cuda)]
     import torch
     there = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if there else 'none'
+    device, scan = torch.cuda.get_device_name() if there else 'none', installed('mamba-ssm')
     half = there and torch.cuda.is_bf16_supported()
-    return [_row('torch', True, f'{torch.__version__}, {torch.get_num_threads()} threads'), _row('cuda', there or not cuda, f'CUDA {torch.version.cuda or "not built in"}, device: {device}', needed=cuda),
+    return [_row('torch', True, f'{torch.__version__}, {torch.get_num_threads()} threads'),
+            _row('cuda', there or not cuda, f'CUDA {torch.version.cuda or "not built in"}, device: {device}', needed=cuda),
             _row('bf16', half or not there, 'on the device' if half else 'no device with it: train.amp=off'),
-            _row('mamba_ssm', installed('mamba-ssm') is not None or not there, installed('mamba-ssm') or 'not installed: the package scans by itself')]
+            _row('mamba_ssm', scan is not None or not there, scan or 'not installed: the package scans by itself')]
 
-# %% ../../nbs/90_pipeline/75_checks.ipynb #266a7936
+# %% ../../nbs/90_pipeline/75_checks.ipynb #36f231d1
 def doctor(
     cuda:bool=False,   # also what a graphics card is needed for
     work:str|Path='.', # where runs would write
@@ -399,26 +285,17 @@ def doctor(
     checks = [row for look in (package_rows, lambda: machine_rows(work), tool_rows, lambda: torch_rows(cuda)) for row in look()]
     rows = parity(cuda)
     ok = all(row['ok'] for row in rows) and all(row['ok'] for row in checks if row['needed'])
-    return dict(time_utc=now_ms(), ok=ok, device='cuda' if any(row['device'] == 'cuda' for row in rows) else 'cpu', checks=checks, parity=rows, environment=environment())
-
-def _told(row:dict)->str: return row['detail'] or f'differs by {row["difference"]:.1e}, limit {row["limit"]:.0e} ({row["device"]})'
+    device = 'cuda' if any(row['device'] == 'cuda' for row in rows) else 'cpu'
+    return dict(time_utc=now_ms(), ok=ok, device=device, checks=checks, parity=rows, environment=environment())
 
 def doctor_lines(
     found:dict, # from `doctor`
 )->list[str]:
     "The report as lines to print."
     def mark(row): return 'ok  ' if row['ok'] else 'FAIL' if row.get('needed', True) else 'note'
-    rows = [*found['checks'], *found['parity']]
     about = found['environment']
-    head = f'spectramind {about["spectramind"]}, python {about["python"]}, {about["system"]} {about["machine"]}, fingerprint {about["fingerprint"][:12]}'
-    return [head, *(f'{mark(row)} {row["name"]}: {_told(row)}' for row in rows), 'all is well' if found['ok'] else 'not well: see the lines marked FAIL']
+    head = 'spectramind {spectramind}, python {python}, {system} {machine}, fingerprint '.format(**about) + about['fingerprint'][:12]
+    lines = [f'{mark(row)} {row["name"]}: {row["detail"]}' for row in found['checks']]
+    lines += [f'{mark(row)} {row["name"]}: {tell_parity(row)}' for row in found['parity']]
+    return [head, *lines, 'all is well' if found['ok'] else 'not well: see the lines marked FAIL']
 
-def require_parity(
-    found:dict, # from `doctor`
-)->None:
-    "Raise `QualityGateError` (code 6) when a kernel does not agree with its reference."
-    wrong = [row for row in found['parity'] if not row['ok']]
-    if not wrong: return
-    named = '; '.join(f'{row["name"]} on {row["device"]}: {_told(row)}' for row in wrong[:5])
-    raise QualityGateError(f'doctor: found {len(wrong)} of {len(found["parity"])} kernels that do not agree with their reference ({named}), wanted all to agree',
-                           hint='empty the kernel cache (NUMBA_CACHE_DIR, or __pycache__ in the package) and try again; if it stays, report the file of --emit-json')

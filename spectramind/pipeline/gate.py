@@ -11,7 +11,7 @@ from pathlib import Path
 from ..core.errors import QualityGateError
 from ..core.store import sha256_file
 
-# %% ../../nbs/90_pipeline/77_gate.ipynb #38929704
+# %% ../../nbs/90_pipeline/77_gate.ipynb #5e6be29e
 PRODUCTS = ('**/*.npz', '**/*.parquet', '**/*.csv', '**/*.zip', '**/*.safetensors', 'dist/submission.json', 'dist/submission_manifest.json', 'artifacts/predictions/*', 'artifacts/calibration/*.json',
             'artifacts/checkpoints/prior.json', 'artifacts/checkpoints/**/model.json', 'artifacts/reports/score.json', 'artifacts/reports/*.html')
 
@@ -21,7 +21,8 @@ def checksums(
     "Every file that a later step or a user reads; neither records (.npz.json) nor what lies in artifacts/runs and logs."
     folder = Path(folder)
     found = {path.relative_to(folder).as_posix(): path for pattern in PRODUCTS for path in folder.glob(pattern) if path.is_file()}
-    kept = {name: path for name, path in found.items() if not name.startswith(('artifacts/runs/', 'logs/')) and not name.endswith(('.npz.json', '.csv.json', 'prior.json.json'))}
+    record = lambda path: path.suffix == '.json' and path.with_suffix('').is_file()          # stands beside its product, under its name and .json
+    kept = {name: path for name, path in found.items() if not name.startswith(('artifacts/runs/', 'logs/')) and not record(path)}
     return {name: sha256_file(kept[name]) for name in sorted(kept)}
 
 def compare(

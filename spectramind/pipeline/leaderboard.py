@@ -331,7 +331,7 @@ def show_overlay(
     figure.add_hline(y=0, line=dict(color=FAINT, width=1.5))
     return _look(figure.update_xaxes(title_text='wavelength (µm); diamonds on the left are FGS1').update_yaxes(title_text='score minus the baseline\'s'), 400, legend=True)
 
-# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #ee9bcdf5
+# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #50539f86
 def _td(value:object, shown:str|None=None, text:bool=False)->str: # HTML
     "A cell: the exact value for sorting, a short one for reading."
     if value is None: return '<td data-value="">–</td>'
@@ -340,7 +340,7 @@ def _td(value:object, shown:str|None=None, text:bool=False)->str: # HTML
 def _html_table(board:dict)->str:
     "The sortable table."
     names, metric = columns_of(board), board['metric']
-    heads = [('rank', 0), ('setting', 1), *((head_of(name), 0) for name in names), *(((f'± over seeds', 0),) if any(row['spread'] for row in board['rows']) else ()),
+    heads = [('rank', 0), ('setting', 1), *((head_of(name), 0) for name in names), *((('± over seeds', 0),) if any(row['spread'] for row in board['rows']) else ()),
              ('gain over the baseline', 0), ('from', 0), ('to', 0), ('differs from the baseline', 1), *((HEADS[name], 0) for name in ('train_s', 'seconds', 'parameters', 'members')), ('planets', 0), ('seeds', 0), ('settings', 1), ('remarks', 1)]
     head = ''.join(f'<th scope="col"{" class=text" if text else ""}><button type="button">{escape(name)}</button></th>' for name, text in heads)
     lines = []

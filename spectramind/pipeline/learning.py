@@ -7,7 +7,7 @@ __all__ = ['LEAST', 'network_config', 'train_config', 'symbolic_pack', 'Penalty'
            'fitted_visits', 'look', 'look_at_all', 'one_thread', 'Trained', 'examples_of', 'fold_of', 'check_learning',
            'labelled', 'train', 'ensemble_folder', 'apply_ensemble', 'refine', 'predict']
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #a6184bfa
+# %% ../../nbs/90_pipeline/52_learning.ipynb #64944266
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +19,7 @@ import torch
 from ..challenge.folds import group_kfold
 from ..challenge.layout import scan_visits
 from ..core.determinism import set_determinism, single_threaded_blas
-from ..core.errors import ConfigError, DataError, SchemaError, SpectraMindError
+from ..core.errors import ConfigError, DataError, RuntimeLimitError, SchemaError, SpectraMindError
 from ..core.logs import progress
 from ..core.nouns import DepthPosterior, Spectra
 from ..core.provenance import read_record
@@ -137,7 +137,7 @@ def one_thread():
         with single_threaded_blas(): yield
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #7f09f7ec
+# %% ../../nbs/90_pipeline/52_learning.ipynb #dfdab497
 LEAST = 4   # sound planets in a fold
 
 @dataclass
@@ -161,6 +161,7 @@ class Trained:
 
 def _told_progress(
     members:int, epochs:int,  # of each member
+    course=None,              # asked after each epoch, with the share that is done: None, or why to stop
 ):                            # a Progress, and what the trainer is to call
     "One bar over all members and epochs; a member that stops early moves it on."
     bar, state = progress(members*epochs, 'training'), dict(member=0, at=0)
@@ -173,7 +174,11 @@ def _told_progress(
             bar.description = f'training, member {state["member"]} of {members}'
             if bar.bar: bar.bar.update(bar.task, description=bar.description)
             go_to((state['member'] - 1)*epochs)
-        if event['event'] == 'step' and event['total']: go_to((state['member'] - 1)*epochs + int(epochs*event['done']/event['total']))
+        if event['event'] == 'step' and event['total']:
+            share = (state['member'] - 1 + event['done']/event['total'])/members
+            go_to(int(members*epochs*share))
+            if course and event['step'] == 1 and (reason := course(share)):   # the first step of an epoch: the last one's checkpoint is written
+                raise RuntimeLimitError(reason, hint='run the same command again with more time: it goes on from its checkpoints')
     return bar, tell
 
 # %% ../../nbs/90_pipeline/52_learning.ipynb #215de543
@@ -233,7 +238,7 @@ def _best(folder:Path)->str:
     for name in ('model.safetensors', 'model.json'): shutil.copyfile(folder/'members'/best/name, folder/name)
     return best
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #ee125928
+# %% ../../nbs/90_pipeline/52_learning.ipynb #3a824ed0
 def examples_of(
     config:Config, posteriors:list, looks:dict,
     labels:dict,      # planet id -> (283,)
@@ -275,8 +280,8 @@ def labelled(
     posteriors = [p for p in posteriors if p.planet_id in labels]
     return posteriors, labels, bad, Made(_inputs(config, posteriors, labels), _settings(config))
 
-def train(config:Config, skip:set=frozenset())->Trained:
-    "Train the ensemble on all labelled planets that are sound, unless it stands; raises `DataError` without labels or fits."
+def train(config:Config, skip:set=frozenset(), course=None)->Trained:
+    "Train the ensemble on all labelled planets that are sound, unless it stands; raises `DataError` without labels or fits, and `RuntimeLimitError` when `course` says so."
     check_learning(config)
     set_determinism(config.env.determinism, config.seed, torch=True)
     place, supervised = Workplace(Path(config.paths.work)).checkpoints, config.train.epochs()['supervised'] > 0
@@ -295,7 +300,7 @@ def train(config:Config, skip:set=frozenset())->Trained:
     except DataError as error: return without(f'{error.found}; wanted {error.wanted}')
     if supervised: stages.keep_prior(config, prior, posteriors, labels)
     else: write_json(folder/'prior.json', prior.to_dict())
-    _train_members(config, examples, folder, made)
+    _train_members(config, examples, folder, made, course)
     return _trained(folder, report, True, supervised)
 
 def _trained(folder:Path, report:Report, made:bool, supervised:bool)->Trained:
@@ -304,7 +309,7 @@ def _trained(folder:Path, report:Report, made:bool, supervised:bool)->Trained:
     oof, _ = read_product(folder/'oof.npz', 'train')
     return Trained(report, Gate(**read_json(folder/'members'/'ensemble.json')['gate']), made=made, scores=_scores(oof))
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #b87c0d4f
+# %% ../../nbs/90_pipeline/52_learning.ipynb #0b55a0e6
 def _start(config:Config, planet_id:np.ndarray)->dict|None: # name -> tensor
     "The weights to start from; raises `ConfigError` when they have seen planets on which the members will be judged."
     if config.train.pretrained is None: return None
@@ -315,7 +320,7 @@ def _start(config:Config, planet_id:np.ndarray)->dict|None: # name -> tensor
                                hint='pretrain on another tree, or in the folds with train.phase=all')
     return read_weights(folder)[0]
 
-def _train_members(config:Config, examples, folder:Path, made:Made)->None:
+def _train_members(config:Config, examples, folder:Path, made:Made, course=None)->None:
     "Train, keep the held-out predictions and sign them."
     fold, train = fold_of(examples.planet_id, config.model.ensemble.folds, config.seed), train_config(config)
     members = len(np.unique(fold))*config.model.ensemble.seeds
@@ -323,7 +328,7 @@ def _train_members(config:Config, examples, folder:Path, made:Made)->None:
     start = _start(config, examples.planet_id)
     def attempt():
         place = _clean(folder, sha256_json(dict(made.inputs, settings=made.settings)))
-        bar, tell = _told_progress(members, sum(config.train.epochs().values()))
+        bar, tell = _told_progress(members, sum(config.train.epochs().values()), course)
         with bar, one_thread():
             return train_ensemble(examples, fold, network_config(config.model.network), train, place, EnsembleConfig(**asdict(config.model.ensemble)),
                                   supervised=supervised, pretrained=start, tell=tell)

@@ -109,7 +109,7 @@ def one_line(
     text = ' '.join(str(error.message if isinstance(error, SpectraMindError) else error).split())
     return redact(f'{type(error).__name__}: {text}' if text else type(error).__name__)[:400]
 
-# %% ../../nbs/90_pipeline/11_lines.ipynb #acf4941a
+# %% ../../nbs/90_pipeline/11_lines.ipynb #447af199
 def now_ms()->str: # such as 2026-01-31T12:00:00.123Z
     "The time now, in UTC, to the millisecond."
     now = time.time_ns()//1_000_000
@@ -119,7 +119,7 @@ def spell_s(
     seconds:float,
 )->str:            # 0.35 s, 12 s, 3 min 20 s, 2 h 5 min
     "A duration to read."
-    if seconds < 10: return f'{seconds:.2g} s'
+    if seconds < 10: return f'{round(seconds, 3):.2g} s'
     if seconds < 120: return f'{seconds:.0f} s'
     minutes = round(seconds/60)
     return f'{int(seconds)//60} min {int(seconds) % 60} s' if seconds < 3600 else f'{minutes//60} h {minutes % 60} min'

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['EVERY_S', 'list_files', 'hash_files', 'manifest_path', 'write_manifest', 'differences']
 
-# %% ../../nbs/90_pipeline/12_manifest.ipynb #15a38605
+# %% ../../nbs/90_pipeline/12_manifest.ipynb #96d99381
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..core.errors import DataError
@@ -33,7 +34,7 @@ def list_files(
     if not found: raise DataError(root, 'an empty folder', 'a challenge tree', hint='check data.root')
     return dict(sorted(found.items()))
 
-# %% ../../nbs/90_pipeline/12_manifest.ipynb #6b0221bc
+# %% ../../nbs/90_pipeline/12_manifest.ipynb #ce8845e2
 EVERY_S = 30.   # between two notes of what has been hashed
 
 def hash_files(
@@ -48,9 +49,10 @@ def hash_files(
     known = {name: known[name] for name, stamp in files.items() if name in known and known[name][:2] == list(stamp)}
     todo, last = [name for name in files if name not in known], time.monotonic()
     def note(): write_text(notes, json_text(dict(files=known)) + '\n')
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for name, sha in zip(todo, progress(pool.map(lambda name: sha256_file(Path(root)/name), todo), 'hashing raw files') if todo else ()):
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool, progress(len(todo), 'hashing raw files') if todo else nullcontext() as bar:
+        for name, sha in zip(todo, pool.map(lambda name: sha256_file(Path(root)/name), todo)):
             known[name] = [*files[name], sha]
+            bar.advance()
             if time.monotonic() - last > EVERY_S:
                 note()
                 last = time.monotonic()

@@ -356,7 +356,7 @@ def _ended(
     if isinstance(error, RuntimeError): detail += ' (is ipykernel installed for it?)'
     return InternalError(f'{name}: found {detail}, wanted it to end well', hint=f'the traceback is in {write_traceback(work, error)}; the executed copy is in the run folder')
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #d7f3ee37
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #ddc150f2
 def _keep_copy(
     book,            # the executed notebook
     folder:Path,     # the run's
@@ -401,7 +401,7 @@ def execute(
     check_notebook(read_notebook(path), path.name)
     for name in (OUTCOME, EFFECTIVE): (folder/name).unlink(missing_ok=True)
     write_json(folder/REQUEST, dict(command=path.stem, config_hash=wanted, overrides=list(overrides)))
-    work = load_config(list(overrides)).paths.work
+    work = str(folder.parents[3]) if folder.parts[-4:-2] == ('artifacts', 'runs') else str(folder)
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch)/'executed.ipynb'
         try: _run_papermill(path, copy, dict(overrides=list(overrides), run_dir=str(folder)), tell)

@@ -5,24 +5,24 @@
 # %% auto #0
 __all__ = ['EXTRA', 'learning_room', 'predict', 'learn', 'Summary', 'sweep', 'told', 'observed_and_fitted', 'run']
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #706460de
+# %% ../../nbs/90_pipeline/55_run.ipynb #86066ab2
 import importlib.util
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..core.errors import ConfigError, DataError
+from ..core.errors import ConfigError, DataError, RuntimeLimitError
 from ..core.nouns import Spectra
 from ..core.store import sweep_temporaries
 from . import calibration, stages
-from .guard import START, Clock, check_before, estimate
+from .guard import START, Clock, check_before, earlier_timings, estimate, own_speed
 from .products import Workplace
 from .records import timed
 from .report import write_report
 from .settings import Config
 from ..scoring.score import ScoreReport
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #c2833a82
+# %% ../../nbs/90_pipeline/55_run.ipynb #2a4c2cf5
 EXTRA = ('torch', 'lightning', 'safetensors')   # of the optional libraries, those that training cannot do without
 
 def learning_room():
@@ -40,10 +40,11 @@ def predict(config:Config, skip:set=frozenset())->tuple: # Spectra, Report
 def learn(
     config:Config, skip:set,
     tell,          # called with lines for people
+    course=None,   # asked while training: None, or why to stop
 )->object:         # `learning.Trained`; None where nothing is trained
     "Train unless a checkpoint is given, and judge the error bars."
     if config.model.kind == 'physics' or config.predict.checkpoint: return None
-    trained = learning_room().train(config, skip)
+    trained = learning_room().train(config, skip, course)
     for line in trained.lines(): tell(line)
     if trained.gate is None: return trained
     for step in (calibration.calibrate_temp(config), *calibration.calibrate_corel(config)): tell(step.line())
@@ -74,7 +75,7 @@ class Summary:
         more = dict(self.trained.metrics() if self.trained else {}, **(dict(score_physics=self.physics_score.total) if self.physics_score else {}))
         return dict(self.score.metrics() if self.score else {}, **more, planets_bad=len(self.bad), visits_lost=len(self.lost), **{f'rows_{k}': v for k, v in self.origins.items()})
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #a1b5134e
+# %% ../../nbs/90_pipeline/55_run.ipynb #d5d28993
 def sweep(config:Config)->None:
     "Remove what killed writers left half written."
     for folder in ('calibrated/fgs1', 'calibrated/airs', 'features/fgs1_white', 'features/airs_bins', 'posterior'): sweep_temporaries(Path(config.products)/'data'/folder)
@@ -95,14 +96,19 @@ def told(
 
 def observed_and_fitted(
     config:Config, clock:Clock,
+    work,          # guard.Work
     ahead:dict,    # stage -> seconds, as `estimate` has them
     tell,
 )->list:           # Report of both stages
     "Light curves and posteriors of every planet, as far as the time allows."
-    after, per_planet = ahead['predict'] + START, ahead['fit']/2
-    with timed('features'): reports = [stages.features(config, frames=True, stop=clock.watch('features', after + per_planet))]
+    after, half, shared = ahead['predict'] + START, ahead['fit']/2, dict(workers=work.workers, frames=work.frames)
+    with timed('features') as figures:
+        reports = [stages.features(config, frames=True, stop=clock.watch('features', after + half, work.workers))]
+        figures |= dict(units=sum(o.value['made'] for o in reports[0].outcomes if o.ok), **shared)
     told(reports[0], tell)
-    with timed('fit'): reports.append(stages.fit(config, skip={o.key for o in reports[0].bad}, stop=clock.watch('fit', after)))
+    with timed('fit') as figures:
+        reports.append(stages.fit(config, skip={o.key for o in reports[0].bad}, stop=clock.watch('fit', after, work.workers)))
+        figures |= dict(units=reports[1].made, **shared)
     told(reports[1], tell)
     stages.write_bad_planets(config, reports)
     return reports
@@ -120,14 +126,21 @@ def run(
     sweep(config)
     stages.check_tables(config)
     stages.check_prediction(config)
-    ahead = estimate(stages.work_ahead(config))
+    work = stages.work_ahead(config)
+    ahead = estimate(work, own_speed(earlier_timings(config.paths.work)))
     tell(check_before(ahead, clock.left_s, config.limits.force))
     if clock.limited: stages.hand_in_first(config)
-    reports = observed_and_fitted(config, clock, ahead, tell)
+    reports = observed_and_fitted(config, clock, work, ahead, tell)
     skip = {o.key for report in reports for o in report.bad}
-    with timed('train'): trained = learn(config, skip, tell) if clock.enough('train', ahead['train'], ahead['predict']) else None
+    trained, begun = None, clock.enough('train', ahead['train'], ahead['predict'] + START)
+    with timed('train'):
+        try: trained = learn(config, skip, tell, clock.course('train', ahead['predict'] + START)) if begun else None
+        except RuntimeLimitError as error: tell(error.message)
     if trained: reports.append(trained.report)
-    with timed('predict'): spectra, report = predict(config, skip)
+    late = any(name == 'train' for name, _ in clock.stopped)         # then the physics has the last word, whatever an earlier run has left
+    with timed('predict') as figures:
+        spectra, report = (stages.predict if late else predict)(config, skip)
+        figures |= dict(units=len(spectra), workers=1)
     reports.append(report)
     stages.write_bad_planets(config, reports)
     with timed('submit'): stages.submit(config)

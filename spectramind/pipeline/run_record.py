@@ -6,7 +6,7 @@
 __all__ = ['STATES', 'STAGES', 'process_began', 'alive', 'read_status', 'RunRecord', 'current_run', 'timed', 'make_run_folder',
            'command_text', 'open_run', 'join_run', 'artifact', 'spans_of', 'write_manifest', 'close_run']
 
-# %% ../../nbs/90_pipeline/14_run_record.ipynb #f0c367e7
+# %% ../../nbs/90_pipeline/14_run_record.ipynb #208a6597
 import os
 import re
 import shlex
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..core.errors import DataError, UsageError
-from ..core.logs import redact
+from ..core.logs import redact, secret_key
 from ..core.provenance import list_records, utc_now
 from ..core.store import json_text, make_folder, read_json, sha256_file, sha256_json, write_csv_rows, write_json, write_text
 from .environment import code_version, environment, git_state, torch_on_disk
@@ -123,7 +123,7 @@ def timed(
     else:
         with current_run().timer(name, **figures) as more: yield more
 
-# %% ../../nbs/90_pipeline/14_run_record.ipynb #83dd1b8b
+# %% ../../nbs/90_pipeline/14_run_record.ipynb #2a3e0071
 def make_run_folder(
     parent:Path,  # artifacts/runs/<stage>
     began:float,  # time.time()
@@ -141,7 +141,15 @@ def command_text(
     command:list|str, # the words, or the line
 )->str:
     "A command line fit for a log."
-    return redact(command if isinstance(command, str) else shlex.join(map(str, command)))
+    if isinstance(command, str): return redact(command)
+    shown, before = [], ''
+    for word in map(str, command):
+        key, equals, _ = word.partition('=')
+        if before.startswith('--') and secret_key(before): hidden = '***'
+        else: hidden = f'{key}=***' if equals and secret_key(key) else redact(word)
+        shown.append(hidden if re.fullmatch(r'[\w@%+=:,./*-]+', hidden) else shlex.quote(hidden))
+        before = word
+    return ' '.join(shown)
 
 def _status(
     record:RunRecord,
@@ -277,7 +285,7 @@ def write_manifest(
     write_json(record.folder/'manifest.json', document)
     return document
 
-# %% ../../nbs/90_pipeline/14_run_record.ipynb #b8acc7b1
+# %% ../../nbs/90_pipeline/14_run_record.ipynb #50b47f41
 def close_run(
     record:RunRecord,
     exit_code:int,                 # 0, or the code the command ends with
@@ -292,8 +300,8 @@ def close_run(
     ended = dict(exit=int(exit_code), state={0: 'done', 130: 'interrupted'}.get(exit_code, 'failed'), error=one_line(error))
     named = {name: dict(path=record.shown(path), **artifact(path)) for name, path in sorted(artifacts.items())}
     document = write_manifest(record, named, whole, metrics=flat(figures_of(metrics)), **ended)
-    named['manifest'] = dict(path=record.shown(record.folder/'manifest.json'), sha256=sha256_file(record.folder/'manifest.json'))
-    short = {name: dict(path=about['path'], sha256=about['sha256']) for name, about in named.items()}
+    left = named | dict(manifest=dict(path=record.shown(record.folder/'manifest.json'), sha256=sha256_file(record.folder/'manifest.json')))
+    short = {name: dict(path=about['path'], sha256=about['sha256']) for name, about in left.items()}
     record.write('end', 1000*whole['seconds'], ended | dict(metrics=document['metrics']), short)
     seconds = round(max(0., time.time() - record.began), 3)
     write_json(record.folder/'status.json', _status(record, ended_utc=now_ms(), duration_s=seconds, **ended))

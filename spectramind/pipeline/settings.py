@@ -66,7 +66,7 @@ class Calib:
         within(self, frame_bins=(1, 1e6))
         if self.steps.coadds != 1: raise ValueError(f'steps.coadds: found {self.steps.coadds}, wanted it left alone: every tree says how many ramps its frames average (coadds.json)')
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #7c1d1921
+# %% ../../nbs/90_pipeline/08_settings.ipynb #4320d3c2
 @dataclass
 class Predict:
     "From posteriors to spectra."
@@ -94,11 +94,11 @@ class Executor:
     "How planets are shared out."
     kind:Literal['serial','processes','dask'] = 'processes'
     workers:int = 0            # 0: one per core
-    max_tasks:int = 0          # planets handed out at a time; 0: two per worker
-    timeout_s:float = 0.       # a planet that takes longer is given up, its worker replaced; 0: never (serial knows no other)
+    max_tasks:int = 0          # planets handed out at a time; 0: as many as the workers take
+    timeout_s:float = 0.       # a planet that takes longer is given up, its worker replaced; 0: never (serial knows no time limit)
     retries:int = 1            # further tries of a planet whose worker died or hung
     chunk:int = 0              # dask: planets in one task; 0: chosen from their number
-    scheduler:str|None = None  # dask: a scheduler's address such as tcp://10.0.0.7:8786; null: a cluster on this machine
+    scheduler:str|None = None  # dask: a scheduler's address such as tcp://10.0.0.7:8786, or its file ending in .json; null: a cluster on this machine
     def __post_init__(self): within(self, workers=(0, 4096), max_tasks=(0, 1e6), timeout_s=(0, 1e7), retries=(0, 100), chunk=(0, 1e6))
 
 @dataclass

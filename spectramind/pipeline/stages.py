@@ -100,13 +100,13 @@ def enough(config:Config, n:int, what:str, hint:str='')->None:
     if n < FEWEST: raise DataError(Path(config.data.root)/'train.csv', f'{n} {what}', f'at least {FEWEST} to learn the prior from',
                                    hint=f'{hint}give predict.checkpoint=path/to/prior.json, or a tree with more labelled planets')
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #bbc71456
+# %% ../../nbs/90_pipeline/50_stages.ipynb #1ace03cd
 def observe_orders(
     config:Config, frames:bool=True, curves:bool=True, # what is wanted
 )->list:                # ((split, planet_id), Observe)
     "Orders to observe every planet."
     c = config.calib
-    return [((split, p), units.Observe(str(Path(config.data.root)), config.products, split, p, c.steps, config.photometry,
+    return [((split, p), units.Observe(str(Path(config.data.root).absolute()), str(Path(config.products).absolute()), split, p, c.steps, config.photometry,
                                        c.persist if frames else 'none', c.frame_bins, curves, config.data.verify == 'full'))
             for split, p in all_planets(config.data.root) if config.data.split in (split, 'both')]
 

@@ -1,20 +1,22 @@
 """Records, seeds, logs and nouns."""
 import io
+import json
 import logging
 import os
 import re
 import subprocess
 import sys
+import textwrap
 import zlib
 from dataclasses import FrozenInstanceError, fields
 
 import numpy as np
 import pytest
 
-from spectramind.core import logs, nouns
-from spectramind.core.determinism import rng_for, set_seed, single_threaded_blas
+from spectramind.core import determinism, logs, nouns, provenance
+from spectramind.core.determinism import rng_for, set_determinism, set_seed, single_threaded_blas
 from spectramind.core.errors import DataError, UsageError
-from spectramind.core.provenance import fingerprint_inputs, is_done, read_record, record_path, write_record
+from spectramind.core.provenance import code_hash, fingerprint_inputs, is_done, list_records, read_record, record_path, standing, write_record
 from spectramind.core.store import sha256_file, write_json, write_npz, write_text
 
 
@@ -142,3 +144,217 @@ def test_nouns(cls):
     assert len(repr(noun)) < 1500 and 'float64 (2, 283)' in repr(noun)
     assert '<b>x' not in noun._repr_html_() and cls.__name__ in noun._repr_html_()
     with pytest.raises(FrozenInstanceError): setattr(noun, fields(cls)[0].name, None)
+
+
+# many products
+
+def test_standing_gives_the_verdicts_of_is_done(tmp_path):
+    damages = [None, _touch_bytes, _remove, _remove_record, _half_record, _list_record, _failed]
+    inputs = {}
+    for k, damage in enumerate(damages*11):
+        path = write_npz(tmp_path/f'planet_{k}.npz', x=np.arange(k))
+        inputs[path.name] = dict(a='1')
+        write_record(path, inputs=inputs[path.name], config_hash='c')
+        if damage: damage(path)
+    inputs['planet_7.npz'], inputs['planet_999.npz'] = dict(a='2'), dict(a='1')       # another input; never made
+    for threads in (1, 3): assert standing(tmp_path, inputs, 'c', threads) == {name for name in inputs if is_done(tmp_path/name, inputs[name], 'c')}
+    assert len(standing(tmp_path, inputs, 'c')) == 10 and standing(tmp_path, inputs, 'd') == set() == standing(tmp_path/'nowhere', inputs, 'c')
+    records = list_records(tmp_path)
+    assert list(records) == sorted(records) and records['planet_0.npz'] == read_record(tmp_path/'planet_0.npz') and records['planet_4.npz'] is records['planet_5.npz'] is None
+    assert 'planet_3.npz' not in records and list_records(tmp_path/'nowhere') == {}
+
+
+def test_a_large_product_is_compared_to_its_last_byte(tmp_path):
+    path = tmp_path/'planet_1.npz'
+    path.write_bytes(bytes((1 << 24) + 1))
+    write_record(path, inputs={}, config_hash='c')
+    assert standing(tmp_path, {path.name: {}}, 'c') == {path.name}
+    with open(path, 'r+b') as stream:
+        stream.seek(1 << 24)
+        stream.write(b'x')
+    assert standing(tmp_path, {path.name: {}}, 'c') == set()
+
+
+# the hash of the code
+
+def test_code_hash_is_of_code_and_not_of_comments(tmp_path, monkeypatch):
+    files = {name: tmp_path/f'{name}.py' for name in ('one.a', 'one.b', 'onerous.a')}
+    monkeypatch.setattr(provenance, '_module_files', lambda: files)
+    def hashes(**texts):
+        for name, path in files.items(): path.write_text(texts.get(name.replace('.', '_'), 'x = 1\n'))
+        provenance._text_hash.cache_clear()
+        return code_hash.__wrapped__('one'), code_hash.__wrapped__('one.a'), code_hash.__wrapped__('onerous'), code_hash.__wrapped__()
+    plain = hashes()
+    assert hashes(one_a='# %% cell 7\nx = 1   \n  # a remark\n') == plain and len(set(plain)) == 4
+    changed = hashes(one_b='x = 2\n')
+    assert [a == b for a, b in zip(plain, changed)] == [False, True, True, False]
+    provenance._text_hash.cache_clear()
+    for wrong in ('on', '', 'one.c', '../one'):
+        with pytest.raises(UsageError, match='code_hash'): code_hash.__wrapped__(wrong)
+
+
+def test_code_hash_of_this_package_is_the_same_in_another_process():
+    code = "from spectramind.core.provenance import code_hash; print(code_hash('detector', 'core.store'))"
+    other = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=os.environ | dict(PYTHONHASHSEED='5'))
+    assert other.stdout.strip() == code_hash('core.store', 'detector') != code_hash('detector')
+
+
+# determinism
+
+def test_levels_set_what_they_say():
+    import torch
+    try:
+        for level in ('strict', 'off', 'standard'):
+            report, b = set_determinism(level, 11), torch.backends
+            assert {k: report['torch'][k] for k in determinism.LEVELS[level]} == determinism.LEVELS[level]
+            assert (b.cudnn.deterministic, b.cudnn.benchmark, b.cuda.matmul.allow_tf32, torch.are_deterministic_algorithms_enabled()) == (level != 'off', False, False, level == 'strict')
+            assert report['generators'] == ['random', 'numpy', 'torch'] and report['seed'] == 11 and json.loads(json.dumps(report)) == report
+            first = torch.rand(3), np.random.random()
+            set_determinism(level, 11)
+            assert torch.equal(first[0], torch.rand(3)) and first[1] == np.random.random()
+    finally: set_determinism('off', 0)
+    with pytest.raises(UsageError, match='off, standard, strict'): set_determinism('on', 1)
+
+
+def _report(level, more='', **variables):
+    code = f"import json; from spectramind.core.determinism import set_determinism; import os, sys; print(json.dumps([set_determinism({level!r}, 7{more}), 'torch' in sys.modules, os.environ.get('PYTHONHASHSEED')]))"
+    env = {k: v for k, v in os.environ.items() if k not in ('PYTHONHASHSEED', 'CUBLAS_WORKSPACE_CONFIG')} | variables
+    return json.loads(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=env).stdout)
+
+
+def test_what_could_not_be_set_is_told():
+    report, torch, salt = _report('strict')
+    assert not torch and salt == '7' and report['variables'] == dict(PYTHONHASHSEED='7', CUBLAS_WORKSPACE_CONFIG=':4096:8') and report['torch'] is None
+    assert [line.split(':')[0] for line in report['not_set']] == ['torch', 'PYTHONHASHSEED'] and 'started without it' in report['not_set'][1]
+    report, _, salt = _report('strict', PYTHONHASHSEED='3', CUBLAS_WORKSPACE_CONFIG=':0:0')
+    assert salt == '3' and [line.split(':')[0] for line in report['not_set']] == ['torch', 'CUBLAS_WORKSPACE_CONFIG']
+    report, _, salt = _report('standard', PYTHONHASHSEED='random')
+    assert salt == '7' and 'CUBLAS_WORKSPACE_CONFIG' not in report['variables'] and len(report['not_set']) == 2
+    report, _, salt = _report('off')
+    assert salt is None and report['variables'] == {} and [line.split(':')[0] for line in report['not_set']] == ['torch']
+    report, torch, _ = _report('standard', ', torch=True', PYTHONHASHSEED='3')
+    assert torch and report['not_set'] == [] and report['torch']['cudnn_deterministic']
+
+
+def test_without_torch_that_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    report = set_determinism('standard', 7, torch=True)
+    assert report['torch'] is None and report['generators'] == ['random', 'numpy'] and 'cannot be imported' in report['not_set'][0]
+
+
+# secrets in the log
+
+@pytest.mark.parametrize('line,shown', [
+    ('fit api_key=abc123 x=1', 'fit api_key=*** x=1'), ('MY_TOKEN: "a b c", next', 'MY_TOKEN: ***, next'), ("password='it\\'s'", 'password=***'),
+    ('--token abc --fast', '--token *** --fast'), ("['--api-key', 'abc']", "['--api-key', ***]"), ('?a=b&access_key=abc&c=d', '?a=b&access_key=***&c=d'),
+    ('https://me:pw@host/x s3://h/y', 'https://***@host/x s3://h/y'), ('Authorization: Basic YWJjOmRlZg==', 'Authorization: ***'), ('sent Bearer abcdefghijklmnop', 'sent Bearer ***'),
+    ('ghp_0123456789abcdefXYZ and hf_0123456789abcdefXYZ', '*** and ***'), ('AKIA0123456789ABCD', '***'), ("wandb.secret: found 'abc', wanted none", 'wandb.secret: found ***, wanted none'),
+    ('-----BEGIN RSA PRIVATE KEY-----\nMII\n-----END RSA PRIVATE KEY-----', '***'), ('{"client_secret":"a\\"b"}', '{"client_secret":***}'), ('api_key=*** again', 'api_key=*** again')])
+def test_secrets_become_stars(line, shown):
+    assert logs.redact(line) == shown and logs.redact(shown) == shown
+
+
+@pytest.mark.parametrize('line', ['planet 34983: half a visit', 'author=me keyword=x', 'risk-averse-planet-with-a-long-name', 'data=smoke seed=2025', 'a basic information', 'monkey=5 keys: 3', 'https://host/a@b'])
+def test_other_words_stay(line): assert logs.redact(line) == line
+
+
+def test_redaction_is_quick_on_long_lines():
+    from time import perf_counter
+    began = perf_counter()
+    for line in ('x'*100_000, 'token'*20_000, 'a=b '*20_000, '"'*50_000, '-'*50_000): logs.redact(line)
+    assert perf_counter() - began < 5
+
+
+def test_the_log_file_holds_no_secret(tmp_path):
+    try:
+        logs.setup_logging(tmp_path)
+        try: raise RuntimeError('token=abc123')
+        except RuntimeError: logs.get_logger('test').exception('with %s', 'password=abc123')
+    finally: logs.close_logging()
+    text = (tmp_path/'logs'/'spectramind.log').read_text()
+    assert 'abc123' not in text and 'RuntimeError: token=***' in text and 'with password=***' in text
+
+
+# lines from workers
+
+WORKER = """
+    import logging, os, time
+    from spectramind.core.logs import get_logger
+    def tell(k):
+        log = get_logger('worker')
+        log.debug('not worth it')
+        for n in range(20): log.info('unit %d line %02d token=abc123 %s', k, n, 'x'*1500)
+        try: 1/0
+        except ZeroDivisionError: log.exception('unit %d failed', k)
+        return os.getpid()
+    def die(k):
+        get_logger('worker').warning('unit %d dies', k)
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    (tmp_path/'code').mkdir()
+    (tmp_path/'code'/'worker_for_log_test.py').write_text(textwrap.dedent(WORKER))
+    monkeypatch.syspath_prepend(str(tmp_path/'code'))
+    import worker_for_log_test
+    yield worker_for_log_test
+    del sys.modules['worker_for_log_test']
+
+
+def test_lines_of_workers_arrive_whole(tmp_path, worker):
+    import concurrent.futures as futures
+    from multiprocessing import get_context
+    try:
+        logs.setup_logging(tmp_path)
+        with logs.listen() as queue, futures.ProcessPoolExecutor(2, get_context('spawn'), logs.worker_logging, (queue,)) as pool:
+            assert os.getpid() not in list(pool.map(worker.tell, range(6)))
+    finally: logs.close_logging()
+    text = (tmp_path/'logs'/'spectramind.log').read_text()
+    lines = [line for line in text.splitlines() if ' line ' in line]
+    assert 'abc123' not in text and 'not worth it' not in text and text.count('ZeroDivisionError: division by zero') == 6 and text.count(' failed\n') == 6
+    for k in range(6):
+        mine = [line.partition('INFO spectramind.worker: ')[2] for line in lines if f'unit {k} ' in line]
+        assert mine == [f'unit {k} line {n:02d} token=*** {"x"*1500}' for n in range(20)]
+
+
+def test_a_killed_worker_silences_nobody(tmp_path, worker):
+    import concurrent.futures as futures
+    from multiprocessing import get_context
+    try:
+        logs.setup_logging(tmp_path)
+        with logs.listen() as queue:
+            for work in (worker.die, worker.tell):
+                with futures.ProcessPoolExecutor(1, get_context('spawn'), logs.worker_logging, (queue,)) as pool:
+                    if work is worker.tell: pool.submit(work, 1).result()
+                    else:
+                        with pytest.raises(futures.process.BrokenProcessPool): pool.submit(work, 0).result()
+    finally: logs.close_logging()
+    text = (tmp_path/'logs'/'spectramind.log').read_text()
+    assert 'WARNING spectramind.worker: unit 0 dies' in text and text.count('unit 1 line') == 20
+
+
+def test_half_a_line_is_dropped():
+    "A worker died between two pieces, and another got its process id."
+    pipe = logs.LogPipe()
+    try:
+        pipe._writer.send_bytes(b'77 0 0 {"msg": "half of')
+        pipe._writer.send_bytes(b'77 456 1  another"')                                # a stray end
+        pipe._writer.send_bytes(b'77 0 0 {"msg": "ha')
+        pipe._writer.send_bytes(b'77 0 1 {"name": "spectramind.x", "msg": "whole"}')
+        pipe.put_nowait(None)
+        first, last = pipe.get(), pipe.get()
+        assert (first.getMessage(), last) == ('whole', None)
+    finally: pipe.close()
+
+
+def test_nobody_listens_any_more(tmp_path, capsys):
+    pipe = logs.LogPipe()
+    logger = logs.get_logger()
+    logs.worker_logging(pipe)
+    try:
+        pipe.close()
+        logger.info('into the void')
+        assert capsys.readouterr().err == ''
+    finally: logs.close_logging()

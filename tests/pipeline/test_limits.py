@@ -34,8 +34,8 @@ def test_no_time_is_refused_before_anything_is_written(sky, settings, tmp_path):
 def test_a_run_cut_short_hands_everything_in_and_the_next_goes_on(sky, settings, reference, tmp_path, monkeypatch):
     "The clock is stopped after four planets were observed; a second run finishes, with the bytes of an undisturbed one."
     class Short(Clock):
-        def watch(self, stage, reserve_s):
-            super().watch(stage, reserve_s)
+        def watch(self, stage, reserve_s, workers=1):
+            super().watch(stage, reserve_s, workers)
             asked = iter(range(100))
             def stop():
                 if next(asked) < (4 if stage == "features" else 100): return None
