@@ -325,6 +325,15 @@ def finish(case, log):
     case.check_end()
 
 
+def freeze(folder):
+    "A copy of the program, so that work on it does not disturb the proof."
+    folder.mkdir(parents=True)
+    for name in ("spectramind", "configs", "schemas"): shutil.copytree(HERE.parent/name, folder/name, copy_function=shutil.copy2)
+    shutil.copy2(HERE.parent/"settings.ini", folder)
+    sys.path.insert(0, str(folder))
+    ENVIRONMENT["PYTHONPATH"] = str(folder)
+
+
 def link(source, target):
     "A copy of a folder that keeps the times of its files."
     if source.is_dir(): shutil.copytree(source, target, copy_function=shutil.copy2)
@@ -446,7 +455,7 @@ def fault_case(kind, fault, older, folder):
     path, wrong = place/f"file.{kind}", []
     for name, new in (("old", False), ("new", True)): write_one(kind, place/name/path.name, new)
     if older: write_one(kind, path, False)
-    run = subprocess.run([sys.executable, __file__, "--child", kind, fault, str(path)], env=ENVIRONMENT, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, str(HERE/"proof_crash.py"), "--child", kind, fault, str(path)], env=ENVIRONMENT, capture_output=True, text=True)
     wanted = 10 if FAULTS[fault] else -signal.SIGXFSZ if fault == "crash in the write" else MARK
     if run.returncode != wanted: wrong.append(f"the child ended with {run.returncode}, not {wanted}: {run.stderr.strip()[-300:]}")
     data = path.read_bytes() if path.is_file() else None
@@ -522,8 +531,8 @@ def main():
     quota = {s: int(n) for s, n in quota.items()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.work or temporary).resolve()
-        if (folder/"reference").exists(): ap.error(f"{folder} is used already")
-        folder.mkdir(parents=True, exist_ok=True)
+        if (folder/"code").exists(): ap.error(f"{folder} is used already")
+        freeze(folder/"code")
         cases, found = [], []
         if args.kills:
             (folder/"reference").mkdir()

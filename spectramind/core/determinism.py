@@ -94,7 +94,7 @@ def _set_variables(
         late.append('CUBLAS_WORKSPACE_CONFIG: CUDA had been started before it was set')
     return dict(PYTHONHASHSEED=os.environ['PYTHONHASHSEED'], CUBLAS_WORKSPACE_CONFIG=given), late
 
-# %% ../../nbs/00_core/40_determinism.ipynb #0e9a5d66
+# %% ../../nbs/00_core/40_determinism.ipynb #c90907ca
 def set_determinism(
     level:str,           # 'off', 'standard' or 'strict'
     seed:int,            # the run's seed
@@ -109,7 +109,8 @@ def set_determinism(
         except ImportError as error: missing.append(f'torch: found that it cannot be imported ({error})')
     variables, late = _set_variables(seed, level, library)
     switches = _set_torch(library, seed, level) if library is not None else None
-    if library is None and not missing: missing.append('torch: not loaded, so neither seeded nor switched; call again with torch=True once it is needed')
+    if library is None and not missing:
+        missing.append('torch: not loaded, so neither seeded nor switched; call again with torch=True once it is needed')
     generators = ['random', 'numpy', *(['torch'] if switches else [])]
     return dict(level=level, seed=int(seed), generators=generators, torch=switches, variables=variables, not_set=missing + late)
 

@@ -7,7 +7,7 @@ __all__ = ['PACKED', 'Planned', 'Plan', 'check_variant', 'plan', 'Products', 'li
            'orders_of', 'begin', 'carry_all', 'entries_of', 'keep_books', 'zip_folder', 'package', 'figures_of',
            'run_ablation', 'summary_lines', 'sweep']
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #038e61c0
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #1f4391ed
 import io
 import os
 import re
@@ -18,12 +18,13 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, DataError, InternalError, QualityGateError, RuntimeLimitError, SchemaError, UsageError
 from ..core.provenance import read_record
-from ..core.store import make_folder, sha256_file, sha256_json, write_bytes, write_json, write_text
+from ..core.store import make_folder, sha256_file, sha256_json, sweep_temporaries, write_bytes, write_json, write_text
 from . import run as front
 from . import stages
 from .config import config_yaml, load_config
 from .executor import Failure, Outcome, attempt, run_units
 from .grid import Variant, expand, separate
+from .guard import Clock
 from .leaderboard import Entry, check_metric, leaderboard, statement, write_leaderboard
 from .products import Workplace
 from .settings import Config, Paths
@@ -156,7 +157,7 @@ def ready(
         if done.ok: curves.setdefault(run.prints.curves, folder)
     return found
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #36674f15
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #95e22a56
 def orders_of(
     plan:Plan,
     products:dict,      # fingerprint -> Products
@@ -175,7 +176,8 @@ def orders_of(
 def begin(
     plan:Plan, orders:list,
 )->None:
-    "The resolved settings of every run, and nothing left of runs that shall be repeated."
+    "The resolved settings of every run; nothing left of runs that shall be repeated, nor of what a killed one was writing."
+    for folder in sorted({path.parent for path in plan.folder.rglob('.*.tmp')}): sweep_temporaries(folder)
     names = set()
     for order in orders:
         name = f'{order.number:03d}.yaml'
@@ -296,7 +298,7 @@ def package(
         made.append(folder)
     return made
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #f131fb4e
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #2c8fa4f9
 def figures_of(board:dict, runs:int, stood:int, failed:int)->dict: # flat, JSON-able
     "Figures for the log."
     ranked = [row for row in board['rows'] if row['rank']]
@@ -314,9 +316,11 @@ def run_ablation(
     tell=lambda line: None,  # called with lines for people
     function=carry_out,      # Order -> arrays, figures; carries out one run
     ready=ready,             # makes what the runs share
-    stop=None,               # asked before each run: None, or why nothing more shall be started
+    stop=None,               # asked before each run: None, or why nothing more shall be started; the clock of `limits` when not given
 )->dict:                     # flat figures; the rest is in leaderboard.json
     "Carry out a plan and write its leaderboard; raises the error of a run when none succeeded, and `RuntimeLimitError` when it had to end early."
+    config = plan.config
+    stop = stop or Clock(config.limits.hours, config.limits.margin).watch('ablation', 0., config.ablate.jobs)
     for line in plan.notes: tell(line)
     products = ready(plan, tell)
     orders = orders_of(plan, products)
@@ -329,7 +333,7 @@ def run_ablation(
     def note(more): failed.update(more)
     note(carry_all(plan, todo, tell, function, stop, after))
     board, entries = keep_books(plan, orders, failed, page=True)
-    packed = package(plan, board, plan.config.ablate.top_k)
+    packed = package(plan, board, config.ablate.top_k)
     found = figures_of(board, len(orders), stood, len(failed))
     note_event(plan.folder, 'ablation_done', metrics=found)
     for line in summary_lines(board): tell(line)

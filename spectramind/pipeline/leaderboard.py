@@ -110,8 +110,8 @@ def compare(
     differs = 'no' if low <= 0 <= high else 'better' if mean*way > 0 else 'worse'
     return dict(mean=mean, low=low, high=high, differs=differs, planets=len(ids), seeds=len(seeds))
 
-# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #0434c62d
-COLUMNS = ('score', 'score_fgs1', 'score_airs', 'nll', 'coverage_90_fgs1', 'coverage_90_airs', 'gain_physics')  # shown, where the runs have them
+# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #a3cf336e
+COLUMNS = ('score', 'score_fgs1', 'score_airs', 'nll', 'coverage_90_fgs1', 'coverage_90_airs', 'gain_physics', 'score_network', 'share_fgs1', 'share_airs')  # shown, where the runs have them
 
 def _row(entry:Entry, baseline:Entry|None, metric:str)->dict: # JSON-able
     "One line of the leaderboard, not yet ranked."
@@ -156,9 +156,9 @@ def statement(board:dict)->str:
     said = f'{count["better"]} of {len(others)} settings are better than the baseline, {count["worse"]} worse, and {count["no"]} cannot be told from it (95 % intervals).'
     return said + (f' By chance alone, {.05*len(others):.1g} of {len(others)} would seem to differ.' if len(others) > 1 else '')
 
-# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #2786f497
+# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #b59eb5b1
 HEADS = {'score': 'score', 'score_fgs1': 'FGS1 part', 'score_airs': 'AIRS part', 'gll': 'gll', 'nll': 'nll', 'coverage_90_fgs1': '90 % holds, FGS1', 'coverage_90_airs': '90 % holds, AIRS',
-         'gain_physics': 'gain over physics', 'train_s': 'training (s)', 'seconds': 'run (s)', 'planets': 'planets', 'parameters': 'parameters', 'members': 'networks'}
+         'gain_physics': 'gain over physics', 'score_network': 'network before the gate', 'share_fgs1': 'let in, FGS1', 'share_airs': 'let in, AIRS', 'train_s': 'training (s)', 'seconds': 'run (s)', 'planets': 'planets', 'parameters': 'parameters', 'members': 'networks'}
 _ARROW = {'up': '↑', 'down': '↓'}
 
 def head_of(name:str)->str:

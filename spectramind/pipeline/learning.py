@@ -7,7 +7,7 @@ __all__ = ['LEAST', 'network_config', 'train_config', 'symbolic_pack', 'Penalty'
            'fitted_visits', 'look', 'look_at_all', 'one_thread', 'Trained', 'examples_of', 'fold_of', 'check_learning',
            'labelled', 'train', 'ensemble_folder', 'apply_ensemble', 'refine', 'predict']
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #64944266
+# %% ../../nbs/90_pipeline/52_learning.ipynb #930c6b63
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +23,7 @@ from ..core.errors import ConfigError, DataError, RuntimeLimitError, SchemaError
 from ..core.logs import progress
 from ..core.nouns import DepthPosterior, Spectra
 from ..core.provenance import read_record
-from ..core.store import read_json, sha256_file, sha256_json, write_json
+from ..core.store import read_json, sha256_file, sha256_json, write_bytes, write_json
 from ..lightcurve.prior import cross_fit
 from ..network.features import look_at_planet, stack_examples
 from ..network.spectramind import AIRS, FGS1, Heads, NetworkConfig
@@ -213,7 +213,7 @@ def _scores(oof:dict)->dict: # JSON-able
     rows = dict(physics=('physics_mu', 'physics_sigma'), network=('network_mu', 'network_sigma'), gated=('mu', 'sigma'))
     return {k: float(score((ids, oof['label']), Spectra(ids, np.maximum(oof[m], 0.), oof[s]), *naive).total) for k, (m, s) in rows.items()}
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #58f72039
+# %% ../../nbs/90_pipeline/52_learning.ipynb #693f7bea
 def _forget(folder:Path)->None:
     "Remove an ensemble, in an order that leaves no record of what is gone."
     for name in ('oof.npz.json', 'oof.npz', 'model.json', 'model.safetensors'): (folder/name).unlink(missing_ok=True)
@@ -235,7 +235,7 @@ def _best(folder:Path)->str:
     value = lambda m: read_json(folder/'members'/m['folder']/'model.json')['selected']
     sign = lambda s: -np.inf if s['value'] is None else -s['value'] if s['by'] == 'nll' else s['value']
     best = max(told, key=lambda m: sign(value(m)))['folder']
-    for name in ('model.safetensors', 'model.json'): shutil.copyfile(folder/'members'/best/name, folder/name)
+    for name in ('model.safetensors', 'model.json'): write_bytes(folder/name, (folder/'members'/best/name).read_bytes())
     return best
 
 # %% ../../nbs/90_pipeline/52_learning.ipynb #3a824ed0

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SAME', 'OUTCOME', 'EFFECTIVE', 'REQUEST', 'PLOTLY', 'runs_dir', 'notebook_of', 'read_notebook', 'check_notebook',
            'error_document', 'error_again', 'Run', 'opened', 'clean_executed', 'render_nbconvert', 'render_quarto',
-           'render', 'execute']
+           'render', 'flat_values', 'execute']
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #eb0f61f3
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #67df454e
 import ast
 import os
 import re
@@ -18,7 +18,7 @@ from pathlib import Path
 from .. import __version__
 from ..core.errors import ConfigError, DataError, InternalError, SpectraMindError, UsageError, exit_code_of
 from ..core.store import read_json, write_csv_rows, write_json, write_text
-from .config import config_hash, config_yaml, load_config
+from .config import config_hash, config_yaml, load_config, read_yaml
 from .session import as_ours, working, write_traceback
 
 # %% ../../nbs/90_pipeline/59_notebook_run.ipynb #f0064504
@@ -147,7 +147,7 @@ class Run:
         return (f'<p><b>{escape(self.command)}</b>, overriding {words}; settings <code>{config_hash(self.config)[:16]}</code></p>'
                 f'<details><summary>all settings</summary><pre>{escape(config_yaml(self.config))}</pre></details>')
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #b1257bac
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #ab6fd646
 def _checked(command, config, folder)->None:
     "Note the settings in effect, and see that they are those of the command that asked; raises `InternalError` before anything is done."
     write_json(folder/EFFECTIVE, dict(command=command, config_hash=config_hash(config), package=str(_package()), version=__version__))
@@ -168,8 +168,7 @@ def opened(
         config = load_config(list(overrides))
         record = open_run(config.paths.work, command, [f'{command}.ipynb', *overrides], config_yaml(config), config_hash(config), config.seed, sample_s=config.records.sample_s)
         return Run(command, list(overrides), config, record.folder, record)
-    import plotly.io
-    plotly.io.renderers.default = 'plotly_mimetype'    # figures as data: a page can draw them without a network
+    os.environ['PLOTLY_RENDERER'] = 'plotly_mimetype'    # read when plotly is imported: figures as data, which a page can draw without a network
     folder = Path(run_dir)
     try:
         config = load_config(list(overrides))
@@ -356,7 +355,7 @@ def _ended(
     if isinstance(error, RuntimeError): detail += ' (is ipykernel installed for it?)'
     return InternalError(f'{name}: found {detail}, wanted it to end well', hint=f'the traceback is in {write_traceback(work, error)}; the executed copy is in the run folder')
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #ddc150f2
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #c19e0f8a
 def _keep_copy(
     book,            # the executed notebook
     folder:Path,     # the run's
@@ -369,9 +368,21 @@ def _keep_copy(
     write_text(folder/'executed.ipynb', nbformat.writes(clean) + '\n')
     if page: write_text(folder/'executed.html', render(clean, title))
 
+def flat_values(
+    node:dict,
+    prefix:str='',  # of the keys
+)->dict:            # dotted key -> value
+    "Nested sections as one level."
+    found = {}
+    for key, value in node.items(): found |= flat_values(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
+    return found
+
 def _places(folder:Path, work:str)->dict:
     "Paths that say something about this machine, and the words that stand for them in the copy."
-    return {str(folder): 'RUN', str(folder.resolve()): 'RUN', work: 'WORK', str(Path(work).resolve()): 'WORK', os.getcwd(): '.', os.path.expanduser('~'): '~', str(_package()): 'spectramind', sys.prefix: 'PYTHON'}
+    snapshot = folder/'config.snapshot.yaml'
+    values = flat_values(read_yaml(snapshot)) if snapshot.is_file() else {}
+    given = {value: f'<{key}>' for key, value in values.items() if isinstance(value, str) and os.path.isabs(value)}
+    return given | {str(folder): 'RUN', str(folder.resolve()): 'RUN', work: 'WORK', str(Path(work).resolve()): 'WORK', os.getcwd(): '.', os.path.expanduser('~'): '~', str(_package()): 'spectramind', sys.prefix: 'PYTHON'}
 
 def _compared(effective:dict|None, outcome:dict, wanted:str, name:str)->BaseException|None:
     "What is wrong with a run that says it ended well: other settings than those asked for, or another package."

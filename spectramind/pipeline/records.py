@@ -219,13 +219,13 @@ def _scores(
     return [f'Best {best["score"]:.4f} ({best["run_id"]}), latest {scored[-1]["score"]:.4f}.', '',
             *_table(['when', 'run', 'score', 'FGS1', 'AIRS', 'settings', 'code'], cells)]
 
-# %% ../../nbs/90_pipeline/15_records.ipynb #5b2c271e
+# %% ../../nbs/90_pipeline/15_records.ipynb #f751895f
 def summary_text(
     rows:list, damaged:list, spans:dict, # as `read_log` gives them
 )->str:                                  # Markdown
     "The log as a page."
     counts = ', '.join(f'{sum(row["state"] == state for row in rows)} {state}' for state in ('done', 'failed', 'interrupted', 'killed', 'running'))
-    lines = ['# What the log says', '', f'{len(rows)} commands from {rows[0]["ts"][:19]} to {rows[-1]["ts"][:19]} UTC: {counts}.', '']
+    lines = ['# What the log says', '', f'{len(rows)} command{"s"*(len(rows) > 1)} from {rows[0]["ts"][:19]} to {rows[-1]["ts"][:19]} UTC: {counts}.', '']
     told = [f'line {where}: {why}' if isinstance(where, int) else f'{where}: {why}' for where, why in damaged]
     if told: lines += [f'**Damaged and left out: {len(told)}** ({"; ".join(told[:20])}{" ..." if len(told) > 20 else ""})', '']
     killed = [[row['ts'][:19], row['run_id'], f'`{row["cmd"][:120]}`'] for row in rows[::-1] if row['state'] == 'killed']

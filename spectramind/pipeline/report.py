@@ -7,7 +7,7 @@ __all__ = ['PRODUCTS', 'fault_of', 'faults_of', 'fit_qualities', 'product_rows',
            'raw_frames', 'chosen', 'view', 'noise_figures', 'learning_figures', 'page', 'training_rows', 'write_tables',
            'write_report', 'tell_score', 'diagnose_dashboard']
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #20ca8ad1
+# %% ../../nbs/90_pipeline/54_report.ipynb #a80c43b7
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,6 @@ from ..core.store import read_csv_rows, read_json, write_csv_rows, write_json
 from ..diagnostics.dashboard import PlanetView, write_page
 from ..diagnostics.figures import show_training
 from . import stages, units
-from .config import config_hash
 from .products import Workplace, read_predictions, read_product
 from .settings import Config
 from ..scoring.score import ScoreReport, naive_statistics, score
@@ -181,7 +180,7 @@ def view(
     return PlanetView(planet_id, spectra.mu[row], spectra.sigma[row], truth, physics, raw_frames(config, 'test', planet_id), origin=spectra.origin[row],
                       note=str(physics.quality.get('reason', '')) if physics else 'no fit', before=before)
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #30445076
+# %% ../../nbs/90_pipeline/54_report.ipynb #a249d50b
 def noise_figures(
     qualities:dict,  # planet -> figures of its fit
 )->dict:             # instrument -> median ratio
@@ -207,7 +206,7 @@ def page(
     notes = {p: f'{stage}: {reason}' for p, (stage, reason) in found.faults.items()}
     for p, visits in found.lost.items(): notes.setdefault(p, '; '.join(f'visit {visit} lost: {reason}' for visit, reason in visits.items()))
     card = dict(planets=len(found.spectra), failed=len(found.faults), prior_rows=found.origins.get('prior', 0), data=config.data.profile, seed=config.seed,
-                layout=config.submit.layout, version=__version__, configuration=config_hash(config)[:16],
+                layout=config.submit.layout, version=__version__, configuration=stages.submission_info(config)['config_sha256'][:16],
                 training_planets=len(fit_qualities(config, 'train')), white_light_noise=noise_figures(fit_qualities(config, 'test')))
     if found.physics_score: card['score_physics'] = found.physics_score.total
     card |= {name.replace('_', ' '): value for name, value in (found.trained or {}).items()}

@@ -25,13 +25,20 @@ from .environment import code_version, environment, git_state, torch_on_disk
 from .lines import append_line, figures_of, flat, now_ms, one_line, read_lines
 from .sampling import SPAN_FIGURES, Sampler, join_spans
 
-# %% ../../nbs/90_pipeline/14_run_record.ipynb #f11762e4
+# %% ../../nbs/90_pipeline/14_run_record.ipynb #4ac86e01
+def _stat(
+    pid:int,                      # a process on this machine
+)->tuple[str|None, int|None]:     # its state (Z: ended, and its parent has not asked yet), when it began
+    "What the system tells of a process; nothing where there is no /proc."
+    try: words = Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()
+    except (OSError, IndexError): return None, None
+    return words[0], int(words[19])
+
 def process_began(
     pid:int, # a process on this machine
 )->int|None: # clock ticks since the machine was started; None when the system does not tell
     "When a process began."
-    try: return int(Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[19])
-    except (OSError, ValueError, IndexError): return None
+    return _stat(pid)[1]
 
 def alive(
     pid:int,             # a process id on this machine
@@ -41,7 +48,8 @@ def alive(
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
     except PermissionError: pass
-    return began is None or process_began(pid) in (None, began)
+    state, since = _stat(pid)
+    return state not in ('Z', 'X') and (None in (began, since) or began == since)
 
 STATES = ('running', 'done', 'failed', 'interrupted', 'killed', 'unknown')
 

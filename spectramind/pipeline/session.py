@@ -34,7 +34,7 @@ def write_traceback(
         except OSError: continue
     return '(it could not be written anywhere)'
 
-# %% ../../nbs/90_pipeline/58_session.ipynb #348b3db7
+# %% ../../nbs/90_pipeline/58_session.ipynb #4ce3d6e7
 STORAGE = frozenset(getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'EFBIG', 'ENOTDIR', 'EISDIR') if hasattr(errno, name)) # not our bugs
 
 def check_work(
@@ -72,8 +72,10 @@ def working(
     import logging
     from spectramind.core.determinism import set_determinism, single_threaded_blas
     from spectramind.core.logs import close_logging, setup_logging
+    from spectramind.pipeline.products import sweep_work
     work = config.paths.work
     check_work(work)
+    sweep_work(work, config.products)
     try:
         with ExitStack() as stack:
             log = setup_logging(work)

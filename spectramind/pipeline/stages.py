@@ -9,7 +9,7 @@ __all__ = ['FEWEST', 'all_planets', 'Report', 'write_bad_planets', 'check_tables
            'deal_folds', 'prior_made', 'keep_prior', 'obtain_prior', 'physics', 'predict', 'final_spectrum', 'export',
            'sample_of', 'submission_info', 'submit', 'hand_in_first', 'truth_of', 'score_file', 'write_table']
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #39f07e6d
+# %% ../../nbs/90_pipeline/50_stages.ipynb #640228ea
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..challenge.layout import INSTRUMENTS, Challenge, list_planets, scan_visits
 from ..challenge.planets import read_labels, scan_labels
 from .. import __version__
 from ..core.determinism import single_threaded_blas
-from ..core.errors import ConfigError, DataError, SchemaError, SpectraMindError, UsageError
+from ..core.errors import ConfigError, DataError, InternalError, SchemaError, SpectraMindError, UsageError
 from ..core.nouns import DepthPosterior, Spectra
 from ..core.paths import parse_planet_id
 from ..core.provenance import read_record
@@ -184,7 +184,7 @@ def to_do(
             found.append((split, planet_id, visit, [*(['frames'] if frames else []), *(['light curves'] if curves else [])]))
     return found
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #c338d01e
+# %% ../../nbs/90_pipeline/50_stages.ipynb #dafba6c7
 def simulation_of(
     config:Config,
 )->dict:         # JSON-able
@@ -205,9 +205,15 @@ def simulate(config:Config)->str: # a line for people
         raise ConfigError(f'data.root: found {root} simulated with {changed}, wanted one made with the present settings', hint='give another data.root or paths.work, or delete that folder')
     if there and (told is None or told['complete']): return f'simulate: {root} is there already' + ('' if told else ', not made here; its test truth is unknown')
     write_json(note, dict(settings=settings, complete=False))
-    workers = 1 if config.executor.kind == 'serial' else choose_workers(config.executor.workers, d.n_train + d.n_test)
     from spectramind.simulate.observatory import Conditions, simulate_tree
-    done = simulate_tree(root, truth, profile=d.profile, n_train=d.n_train, n_test=d.n_test, seed=config.seed, workers=workers, conditions=Conditions(law=d.law))
+    def spread(function, tasks):
+        "As every other stage: a planet whose worker dies is made again."
+        e = config.executor
+        outcomes = run_units(function, [((task[1], task[2].planet_id), task) for task in tasks], kind=e.kind, workers=e.workers, max_tasks=e.max_tasks, warm=True, description='simulate', retries=e.retries,
+                             timeout_s=e.timeout_s, chunk=e.chunk, scheduler=e.scheduler)
+        bad = [o for o in outcomes if not o.ok]
+        if bad: raise InternalError(f'simulate: found {len(bad)} planets that could not be made (first: {bad[0].failure.message}), wanted none', hint='run the same command again: it goes on where it stopped')
+    done = simulate_tree(root, truth, profile=d.profile, n_train=d.n_train, n_test=d.n_test, seed=config.seed, conditions=Conditions(law=d.law), spread=spread)
     write_json(note, dict(settings=settings, complete=True))
     return f'simulate: {d.n_train} training and {d.n_test} test planets in {root}, {done["written"]} made now'
 

@@ -165,7 +165,7 @@ def judged(
                    coverage_90_fgs1=ninety.fgs1, coverage_90_airs=ninety.airs, score_physics=alone.total, gain_physics=float((report.per_planet - alone.per_planet).mean()))
     return arrays, figures
 
-# %% ../../nbs/90_pipeline/69_trial.ipynb #67092432
+# %% ../../nbs/90_pipeline/69_trial.ipynb #ee42238d
 def predict_test(config:Config)->int: # rows
     "Predictions and submission of the test planets, where there are any; nobody looks at their truth."
     if not stages.expected_planets(config.data.root): return 0
@@ -184,7 +184,8 @@ def carry_out(
         held = held_out(config, said['network'])
         arrays, figures = judged(held, naive_statistics(np.array(list(stages.training_labels(config)[0].values()))))
         rows = predict_test(config)
-    return arrays, said | dict(metrics=figures, cost=said['cost'] | dict(planets=len(held.planet_id)), rows=rows)
+    alone = {name: said['found'][key] for name, key in (('score_network', 'held_out_network'), ('share_fgs1', 'share_fgs1'), ('share_airs', 'share_airs')) if key in said['found']}
+    return arrays, said | dict(metrics=figures | alone, cost=said['cost'] | dict(planets=len(held.planet_id)), rows=rows)
 
 def carry(
     job:tuple,   # the Order, and what carries it out

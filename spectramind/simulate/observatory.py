@@ -6,7 +6,7 @@
 __all__ = ['wide_table', 'write_visit', 'simulate_planet', 'sweep_unfinished', 'write_metadata', 'check_same', 'warm_up',
            'simulate_tree']
 
-# %% ../../nbs/20_simulate/40_observatory.ipynb #4dcb9a4b
+# %% ../../nbs/20_simulate/40_observatory.ipynb #c6ff693d
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,7 +19,7 @@ import polars as pl
 from ..core.determinism import rng_for
 from ..core.errors import UsageError
 from ..core.logs import progress
-from ..core.store import write_csv_rows, write_json, write_parquet
+from ..core.store import sweep_temporaries, write_csv_rows, write_json, write_parquet
 from ..challenge.adc import read_coadds
 from ..challenge.layout import INSTRUMENTS, read_axes
 from ..challenge.planets import STAR_COLUMNS, read_labels
@@ -28,7 +28,7 @@ from .detector import ADC_GAIN, ADC_OFFSET
 from .population import Planet, draw_population
 from .visit import PROFILES, Conditions, ProfileSpec, axis_table, epoch_of, instrument_of_seed, simulate_signal
 
-# %% ../../nbs/20_simulate/40_observatory.ipynb #1159cf01
+# %% ../../nbs/20_simulate/40_observatory.ipynb #16212b38
 def wide_table(
     rows:np.ndarray, # (column, value)
 )->pl.DataFrame:     # columns column_0, column_1 ...
@@ -86,7 +86,7 @@ def sweep_unfinished(
     try: (root/'.building').rmdir()
     except OSError: pass # not there, or still in use
 
-# %% ../../nbs/20_simulate/40_observatory.ipynb #c746a58c
+# %% ../../nbs/20_simulate/40_observatory.ipynb #fb3bec43
 def write_metadata(
     root:str|Path,      # the tree
     truth_dir:str|Path, # where the truth of the test planets goes
@@ -122,7 +122,7 @@ def check_same(
        or (axes.n_frames('AIRS-CH0'), axes.n_frames('FGS1')) != (spec.n_airs, spec.n_fgs1) or read_coadds(root) != spec.coadds:
         raise UsageError(f'{root}: found another simulation (other seed, profile, law or number of planets)', hint='choose another folder, or delete this one')
 
-# %% ../../nbs/20_simulate/40_observatory.ipynb #19f35305
+# %% ../../nbs/20_simulate/40_observatory.ipynb #8e22efc8
 def warm_up(
     planet:Planet,         # any planet
     conditions:Conditions, # for the law
@@ -139,6 +139,7 @@ def simulate_tree(
     seed:int=2025,                      # of population, instrument and noise
     workers:int=1,                      # processes
     conditions:Conditions=Conditions(), # what the observer has to cope with
+    spread=None,                        # called with a function and its tasks, to share them out; own processes when None
 )->dict:                                # planets `written` now and `present` before
     "Write a complete challenge tree, or finish one; raises `UsageError`."
     root, truth_dir = Path(root).resolve(), Path(truth_dir).resolve()
@@ -149,12 +150,16 @@ def simulate_tree(
     planets = draw_population(n_train + n_test, seed, law=conditions.law, partial=conditions.partial)
     order = rng_for(seed, 'simulate', 'split').permutation(len(planets))
     train, test = ([planets[i] for i in sorted(part)] for part in (order[:n_train], order[n_train:]))
+    sweep_unfinished(root)
+    for folder in (root, truth_dir): sweep_temporaries(folder)
     if (root/'train.csv').exists(): check_same(root, truth_dir, train, test, spec)
     else: write_metadata(root, truth_dir, train, test, spec)
     tasks = [(root, split, p, spec, seed, conditions) for split, part in (('train', train), ('test', test)) for p in part]
     left = [task for task in tasks if not (root/task[1]/str(task[2].planet_id)).exists()]
-    with progress(len(left), 'simulate') as bar:
-        for _ in (map(_run_task, left) if workers == 1 or len(left) < 2 else _fan_out(left, min(workers, len(left)))): bar.advance()
+    if spread and left: spread(_run_task, left)
+    elif left:
+        with progress(len(left), 'simulate') as bar:
+            for _ in (map(_run_task, left) if workers == 1 or len(left) < 2 else _fan_out(left, min(workers, len(left)))): bar.advance()
     sweep_unfinished(root)
     return {'written': len(left), 'present': len(tasks) - len(left)}
 

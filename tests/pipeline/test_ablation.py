@@ -1,8 +1,10 @@
 "Sweeps: what they mean, what they share, what they survive, and that nothing is judged by a test's truth."
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import zipfile
@@ -205,9 +207,11 @@ def test_a_killed_ablation_loses_the_run_in_flight_alone(tmp_path):
     board = rows(tmp_path)                                                           # there is one, of what had ended
     assert [board[name]["status"] for name in ("baseline", "train.lr=0.01", "train.lr=0.25", "train.lr=0.02")] == ["ok", "ok", "failed", "failed"]
     (tmp_path/"spared").touch()
+    orphan = next((tmp_path/"artifacts").rglob("scores.npz")).with_name(f".scores.npz.{re.sub(r'[^A-Za-z0-9_-]', '-', socket.gethostname())}.999999999.0123abcd.tmp")
+    orphan.touch()
     found = go(tmp_path, "train.lr=0.001,0.01,0.25,0.02")
     assert found["runs_stood"] == 2 and found["runs_failed"] == 0 and [line.split()[1] for line in calls(tmp_path)] == ["0.001", "0.01", "0.25", "0.25", "0.02"]
-    assert all(row["status"] == "ok" for row in rows(tmp_path).values())
+    assert all(row["status"] == "ok" for row in rows(tmp_path).values()) and not orphan.exists()
 
 
 def test_side_by_side_gives_the_same_and_a_dead_worker_is_one_failed_run(tmp_path):
@@ -240,6 +244,7 @@ def test_an_early_end_leaves_a_table_and_code_4(tmp_path):
     with pytest.raises(RuntimeLimitError, match="1 of 3 runs not started .an hour is over") as caught: go(tmp_path, "train.lr=0.001,0.01,0.02", stop=lambda: next(asked))
     assert caught.value.exit_code == 4 and rows(tmp_path)["train.lr=0.02"]["runs"][0]["error"]["kind"] == "TimeLimit"
     assert go(tmp_path, "train.lr=0.001,0.01,0.02")["runs_stood"] == 2 and len(calls(tmp_path)) == 3
+    with pytest.raises(RuntimeLimitError, match="2 of 2 runs not started .ablation: the time is up"): go(tmp_path, "train.lr=0.001,0.01", "ablate.name=late", "limits.hours=1e-9")
 
 
 def test_the_best_are_packed_with_the_same_bytes_each_time(tmp_path):
@@ -322,6 +327,7 @@ def test_runs_share_products_and_networks(earnest, wide):
     assert weights("bare") == weights("baseline") != weights("fast") and len(weights("bare")) == 3
     assert board["bare"]["runs"][0]["reused"] == folder["baseline"].name and not board["fast"]["runs"][0]["reused"]
     assert board["bare"]["cost"]["train_s"] == board["baseline"]["cost"]["train_s"] > 0 and board["baseline"]["cost"]["parameters"] > 1000 and board["baseline"]["cost"]["members"] == 2
+    assert {"score_network", "share_fgs1", "share_airs"} <= set(board["baseline"]["metrics"]) and "score_network" not in board["physics"]["metrics"]
     assert not list(folder["bare"].rglob("last.ckpt")) and list(folder["fast"].rglob("last.ckpt"))
     for name, where in folder.items():
         assert (where/"artifacts"/"predictions"/"mu.csv").is_file() and (where/"dist"/"submission.csv").is_file() and (where/"config.snapshot.yaml").is_file()

@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import socket
 import subprocess
 import sys
 import textwrap
@@ -274,6 +273,14 @@ def test_a_killed_run_is_known_as_killed(tmp_path):
         assert R.read_status(folder)["state"] == state, change
     (folder/"status.json").write_text('{"state": ')
     assert R.read_status(folder) == dict(state="unknown") == R.read_status(tmp_path)
+
+
+def test_a_process_that_nobody_has_asked_about_is_dead():
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    until = time.monotonic() + 20
+    while RR.alive(child.pid) and time.monotonic() < until: time.sleep(.02)
+    assert not RR.alive(child.pid) and Path(f"/proc/{child.pid}").exists()             # a zombie
+    assert child.wait() == 0 and not RR.alive(child.pid)
 
 
 # sampling
