@@ -96,7 +96,7 @@ def sweep_runs(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG,
     for path in gone: typer.echo(str(path))
     typer.echo(f'{len(gone)} folders {"would be" if dry_run else "were"} removed')
 
-# %% ../../nbs/90_pipeline/62_cli_tools.ipynb #a16b6956
+# %% ../../nbs/90_pipeline/62_cli_tools.ipynb #ca0a8130
 @app.command()
 def selftest(deep:Annotated[bool, typer.Option('--deep', help='Also fit a simulated planet, and ask the doctor.')]=False):
     "Is the program itself in order: schemas, settings, registries; code 6 when not."
@@ -108,17 +108,21 @@ def selftest(deep:Annotated[bool, typer.Option('--deep', help='Also fit a simula
     typer.echo(f'selftest: {len(found)} checks passed')
 
 @app.command()
-def doctor(cuda:Annotated[bool, typer.Option('--cuda', help='Also what a graphics card is needed for.')]=False,
+def doctor(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, cuda:Annotated[bool, typer.Option('--cuda', help='Also what a graphics card is needed for.')]=False,
            fail_on_mismatch:Annotated[bool, typer.Option('--fail-on-mismatch', help='End with code 6 when a kernel does not agree with its reference.')]=False,
-           emit_json:Annotated[Optional[str], typer.Option('--emit-json', help='Write everything to this file.')]=None):
-    "Is this machine fit for it: libraries, tools, memory, threads, and kernels against their references."
+           emit_json:Annotated[Optional[str], typer.Option('--emit-json', help='Write the whole report to this file too.')]=None):
+    "Is this machine fit for it: libraries, tools, memory, threads, and kernels against their references; artifacts/reports/doctor.json."
+    from pathlib import Path
     from spectramind.core.store import write_json
     from spectramind.pipeline.checks import doctor as examine, doctor_lines
-    found = examine(cuda)
-    if emit_json: write_json(emit_json, found)
+    from spectramind.pipeline.config import load_config
+    from spectramind.pipeline.parity import require_parity
+    work = load_config(overrides or (), config_name).paths.work
+    found = examine(cuda, work)
+    for path in (emit_json, Path(work)/'artifacts'/'reports'/'doctor.json'):
+        if path: write_json(path, found)
     for line in doctor_lines(found): typer.echo(line)
-    wrong = [row['name'] for row in found['parity'] if not row['ok']]
-    if wrong and fail_on_mismatch: raise QualityGateError(f'doctor: found that {", ".join(wrong)} does not agree with its reference, wanted agreement within the stated limits')
+    if fail_on_mismatch: require_parity(found['parity'])
 
 @diagnose.command('determinism')
 def determinism(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG,
