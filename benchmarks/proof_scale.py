@@ -126,7 +126,7 @@ def on_paper(args, folder):
     prior = measure_prior(root, folder/"work", args.labels)
     made = sum(p.stat().st_size for p in (folder/"work/data").rglob("*.npz"))/count
     disk = rate/1e6
-    print(f"\n| stage | units | wall s each | processor s each |\n|---|---:|---:|---:|")
+    print("\n| stage | units | wall s each | processor s each |\n|---|---:|---:|---:|")
     for stage, f in found.items(): print(f"| {stage} | {f['units']} {'visits' if stage == 'features' else 'planets'} | {f['wall_s']:.2f} | {f['cpu_s']:.2f} |")
     print(f"| prior, per label | {args.labels} | {prior['prior_s']:.4f} | |\n| predict, per planet | {args.labels} | {prior['predict_s']:.4f} | |")
     print(f"\n{size/count/1e6:.0f} MB of frames and {made/1e6:.1f} MB of products for each planet; this disk, cache emptied: {disk:.0f} MB/s")
@@ -202,19 +202,26 @@ def sign(product, inputs, config_hash, quality, record_path, json_text, hashlib)
     return sha
 
 
+def peak_mb():
+    "Highest resident memory of this process, MB (getrusage would hand on the peak of the process that started it)."
+    status = Path("/proc/self/status")
+    if status.exists(): return next(int(line.split()[1])/1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024**2
+
+
 def task(name, root, work):
     "One task in this process: seconds, peak memory, and what it found."
     from spectramind.pipeline import actions, manifest, stages
     from spectramind.pipeline import units  # noqa: F401  imports are no part of it
     config = settings(root, work)
-    before, began, cpu = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter(), time.process_time()
+    before, began, cpu = peak_mb(), time.perf_counter(), time.process_time()
     if name == "listing": found = len(stages.all_planets(root))
     elif name == "resume features": found = sum(o.ok and not o.value["made"] for o in stages.features(config).outcomes)
     elif name == "resume fit": found = sum(o.ok and not o.value["made"] for o in stages.fit(config).outcomes)
     elif name == "what is ahead": found = stages.work_ahead(config).planets
     elif name == "index of products": found = sum(1 for _ in json.dumps(actions.products_of("fit", config)).split(".npz\"")) - 1
     else: found = manifest.write_manifest(config)["files"]
-    return dict(seconds=time.perf_counter() - began, cpu_s=time.process_time() - cpu, mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024, mb_before=before/1024, found=found)
+    return dict(seconds=time.perf_counter() - began, cpu_s=time.process_time() - cpu, mb=peak_mb(), mb_before=before, found=found)
 
 
 def administered(args, folder):

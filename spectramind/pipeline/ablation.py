@@ -7,7 +7,7 @@ __all__ = ['PACKED', 'Planned', 'Plan', 'check_variant', 'plan', 'Products', 'li
            'orders_of', 'begin', 'carry_all', 'entries_of', 'keep_books', 'zip_folder', 'package', 'figures_of',
            'run_ablation', 'summary_lines', 'sweep']
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #1f4391ed
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #24b4384e
 import io
 import os
 import re
@@ -25,12 +25,13 @@ from .config import config_yaml, load_config
 from .executor import Failure, Outcome, attempt, run_units
 from .grid import Variant, expand, separate
 from .guard import Clock
-from .leaderboard import Entry, check_metric, leaderboard, statement, write_leaderboard
+from .leaderboard import Entry, check_metric, differs, leaderboard, signed, statement, write_leaderboard
+from .leaderboard_page import write_page
 from .products import Workplace
 from .settings import Config, Paths
 from .trial import Order, Prints, carry, carry_out, note_event, own_config, prints_of, read_run
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #1ba9dd14
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #5a892c71
 @dataclass(frozen=True, eq=False)
 class Planned:
     "One run that the table wants."
@@ -54,9 +55,12 @@ class Plan:
 
 def check_variant(variant:Variant, config:Config)->None:
     "Refuse what cannot be compared; raises `ConfigError`."
-    if config.predict.checkpoint: raise ConfigError('predict.checkpoint: found a checkpoint, wanted null: runs are judged on planets held out from their own training')
+    if config.predict.checkpoint:
+        raise ConfigError('predict.checkpoint: found a checkpoint, wanted null: runs are judged on planets held out from their own training')
     if config.model.kind == 'physics': return
-    if not config.train.epochs()['supervised']: raise ConfigError(f'train.phase: found {config.train.phase} with no supervised epoch, wanted supervised or all: without labels there is nothing to judge')
+    if not config.train.epochs()['supervised']:
+        found = f'train.phase: found {config.train.phase} with no supervised epoch'
+        raise ConfigError(f'{found}, wanted supervised or all: without labels there is nothing to judge')
     front.learning_room().check_learning(config)
 
 def plan(
@@ -93,7 +97,7 @@ def _planned(config:Config, variant:Variant, runs:list, known:dict)->int:
         runs.append(Planned(len(runs) + 1, config, variant.overrides, prints))
     return known[prints.settings]
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #b3dc18d0
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #3636118a
 @dataclass(frozen=True)
 class Products:
     "Where the light curves and posteriors of some runs lie."
@@ -118,8 +122,11 @@ def link_curves(
 def data_hash(config:Config)->str:
     "What the runs are trained and judged on: labels, and the records of the posteriors; raises `DataError` when there is none."
     labels, place = stages.training_labels(config)[0], Workplace(Path(config.products))
-    found = {p.planet_id: read_record(place.posterior(p.planet_id)) for p in stages.standing_posteriors(config, 'train')[0] if p.planet_id in labels}
-    if not found: raise DataError(Path(config.data.root)/'train', 'no labelled planet with a fit', 'some to be judged on', hint='artifacts/reports/bad_planets.csv says why')
+    ids = [p.planet_id for p in stages.standing_posteriors(config, 'train')[0] if p.planet_id in labels]
+    found = {planet_id: read_record(place.posterior(planet_id)) for planet_id in ids}
+    if not found:
+        raise DataError(Path(config.data.root)/'train', 'no labelled planet with a fit', 'some to be judged on',
+                        hint='artifacts/reports/bad_planets.csv says why')
     return sha256_json({str(p): [record['sha256'], record['config_hash'], labels[p].tolist()] for p, record in found.items()})
 
 def make_products(
@@ -157,7 +164,7 @@ def ready(
         if done.ok: curves.setdefault(run.prints.curves, folder)
     return found
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #95e22a56
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #24337559
 def orders_of(
     plan:Plan,
     products:dict,      # fingerprint -> Products
@@ -186,9 +193,10 @@ def begin(
         if not plan.config.ablate.resume: shutil.rmtree(order.folder, ignore_errors=True)
     for path in (plan.folder/'configs_resolved').glob('*.yaml'):
         if path.name not in names: path.unlink()
-    note_event(plan.folder, 'ablation_began', variants=[v.name for v in plan.variants], runs=len(orders), mode=plan.mode, metric=plan.config.ablate.metric)
+    names = [variant.name for variant in plan.variants]
+    note_event(plan.folder, 'ablation_began', variants=names, runs=len(orders), mode=plan.mode, metric=plan.config.ablate.metric)
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #c4ec7952
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #47bc111a
 def _line(plan:Plan, order:Order, outcome:Outcome)->str:
     "A run in one line."
     name = next((v.name for v, row in zip(plan.variants, plan.rows) if order.number - 1 in row), order.folder.name)
@@ -201,7 +209,9 @@ def _line(plan:Plan, order:Order, outcome:Outcome)->str:
 def _settled(order:Order, outcome:Outcome, plan:Plan, tell)->Outcome:
     "Note how a run ended; one that failed leaves a record of that."
     f = outcome.failure
-    if f is not None and f.kind == 'StorageFull': raise ConfigError(f'{order.folder}: found no room to write ({f.message}), wanted a disk with room', hint='make room, then run the same command again: it goes on where it stopped')
+    if f is not None and f.kind == 'StorageFull':
+        raise ConfigError(f'{order.folder}: found no room to write ({f.message}), wanted a disk with room',
+                          hint='make room, then run the same command again: it goes on where it stopped')
     if f is not None and f.kind != 'TimeLimit':
         order.made.fail(order.product, f.message)
         note_event(plan.folder, 'run_failed', run=order.folder.name, kind=f.kind, message=f.message, exit=f.exit_code)
@@ -238,7 +248,7 @@ def carry_all(
         after()
     return failed
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #d5a731a8
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #bba3de59
 def entries_of(
     plan:Plan, orders:list,
     failed:dict,   # number -> Failure
@@ -258,10 +268,11 @@ def keep_books(
     "Write the leaderboard as it is now."
     entries = entries_of(plan, orders, failed)
     board = leaderboard(entries, plan.config.ablate.metric, plan.config.ablate.name, plan.mode)
-    write_leaderboard(plan.folder, board, entries if page else None)
+    if page: write_page(plan.folder, board, entries)
+    write_leaderboard(plan.folder, board)
     return board, entries
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #3cc04526
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #957c1af3
 PACKED = ('checkpoints', 'calibration', 'predictions')   # of a run's artifacts
 _LEFT = re.compile(r'last\.ckpt$|\.tmp$|/logs/')         # what only a training in progress needs
 
@@ -293,12 +304,13 @@ def package(
         for path in files: write_bytes(folder/path.relative_to(source/'artifacts'), path.read_bytes())
         for name in ('config.snapshot.yaml', 'scores.npz'): write_bytes(folder/name, (source/name).read_bytes())
         hashes = {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob('*')) if p.is_file()}
-        write_json(folder/'result.json', {k: row[k] for k in ('rank', 'name', 'overrides', 'values', 'metrics', 'spread', 'delta', 'cost')} | dict(run=run, files=hashes))
+        told = {k: row[k] for k in ('rank', 'name', 'overrides', 'values', 'metrics', 'spread', 'delta', 'cost')}
+        write_json(folder/'result.json', told | dict(run=run, files=hashes))
         zip_folder(folder, folder.with_name(folder.name + '.zip'))
         made.append(folder)
     return made
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #2c8fa4f9
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #3c5ba425
 def figures_of(board:dict, runs:int, stood:int, failed:int)->dict: # flat, JSON-able
     "Figures for the log."
     ranked = [row for row in board['rows'] if row['rank']]
@@ -340,21 +352,24 @@ def run_ablation(
     tell(f'leaderboard: {plan.folder/"leaderboard.html"}' + (f'; {len(packed)} packed in {packed[0].parent}' if packed else ''))
     first = next(iter(failed.values()), None)
     late = [f for f in failed.values() if f.kind == 'TimeLimit']
-    if late: raise RuntimeLimitError(f'ablation: found {len(late)} of {len(orders)} runs not started ({late[0].message}), wanted all of them', hint='run the same command again: finished runs are not repeated')
-    if not any(row['rank'] for row in board['rows']): raise _ERRORS.get(first.exit_code, InternalError)(f'ablation: found that none of {len(orders)} runs succeeded (the first: {first.message}), wanted one at least')
+    if late:
+        raise RuntimeLimitError(f'ablation: found {len(late)} of {len(orders)} runs not started ({late[0].message}), wanted all of them',
+                                hint='run the same command again: finished runs are not repeated')
+    if not any(row['rank'] for row in board['rows']):
+        kind = _ERRORS.get(first.exit_code, InternalError)
+        raise kind(f'ablation: found that none of {len(orders)} runs succeeded (the first: {first.message}), wanted one at least')
     return found
 
 def summary_lines(board:dict, most:int=10)->list[str]:
     "The top of the table, and what it means."
     def line(row):
-        d = row['delta']
-        against = 'baseline' if row['baseline'] else f'{d["mean"]:+.4f} ({d["low"]:+.4f} to {d["high"]:+.4f}), differs: {"no" if d["differs"] == "no" else "yes, " + d["differs"]}' if d else 'no comparison'
+        against = 'baseline' if row['baseline'] else f'{signed(row["delta"])}, differs: {differs(row)}'
         return f'{row["rank"]:3d}. {board["metric"]} {row["metrics"][board["metric"]]:.4f}  {against}  {row["name"]}'
     ranked = [row for row in board['rows'] if row['rank']]
     more = [f'     and {len(ranked) - most} more'] if len(ranked) > most else []
     return [*map(line, ranked[:most]), *more, *(f'  -. failed  {row["name"]}' for row in board['rows'] if not row['rank']), statement(board)]
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #7fcc3883
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #39b7ba71
 def sweep(
     overrides:list|tuple,      # settings, lists among them, +search=name
     config_name:str='train',
@@ -364,5 +379,6 @@ def sweep(
 )->dict:
     "A sweep under another command's settings; raises `ConfigError` when nothing is varied."
     p = plan([f'ablate.name={name}', *overrides], config_name, standard='')
-    if len(p.variants) < 2: raise ConfigError('--multirun: found no list of values, wanted one at least', hint='for example +search=encoder_depth,bins or model=v50,gru')
+    if len(p.variants) < 2:
+        raise ConfigError('--multirun: found no list of values, wanted one at least', hint='for example +search=encoder_depth,bins or model=v50,gru')
     return run_ablation(p, tell, **more)

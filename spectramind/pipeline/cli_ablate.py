@@ -14,18 +14,20 @@ from typer.core import TyperGroup
 from .cli import ConfigName, FastKaggle, Overrides, _fast, app
 from .session import perform
 
-# %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #42e81ab2
+# %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #53826b0b
 class WithDefault(TyperGroup):
     "A group of commands where `run` is meant when none is named."
     def parse_args(self, ctx, args):
         named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
         return super().parse_args(ctx, args if named else ['run', *args])
 
-ablate = typer.Typer(cls=WithDefault, no_args_is_help=False, rich_markup_mode=None, help='Many runs that differ in little, and a leaderboard: the standard set, or lists of values.')
+ablate = typer.Typer(cls=WithDefault, no_args_is_help=False, rich_markup_mode=None,
+                     help='Many runs that differ in little, and a leaderboard: the standard set, or lists of values.')
 app.add_typer(ablate, name='ablate')
 
-# %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #7267e8b2
-Mode = Annotated[Optional[str], typer.Option('--mode', help='grid: every combination; one-at-a-time: each value against the baseline; random: --runs draws.')]
+# %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #8002d598
+Mode = Annotated[Optional[str], typer.Option('--mode', help='grid: every combination; one-at-a-time: each value against the baseline; '
+                                                            'random: --runs draws.')]
 Whole = Optional[int]
 
 def settings_from(

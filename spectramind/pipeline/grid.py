@@ -17,7 +17,7 @@ from ..core.paths import resource_dir
 from .config import canonical_key, read_yaml
 from .typed import did_you_mean
 
-# %% ../../nbs/90_pipeline/68_grid.ipynb #1833a8d7
+# %% ../../nbs/90_pipeline/68_grid.ipynb #acbfc133
 def split_choices(
     text:str,     # what stands behind the equals sign
     key:str='',   # the setting, for the message
@@ -36,11 +36,13 @@ def split_choices(
             continue
         parts[-1] += sign
     parts = [part.strip() for part in parts]
-    if quote or depth: raise ConfigError(f'{key or "list"}: found {text!r:.80} with {"a quote" if quote else "brackets"} left open, wanted values with commas between them')
-    if len(parts) > 1 and not all(parts): raise ConfigError(f'{key or "list"}: found {text!r:.80} with nothing between two commas, wanted a value', hint="an empty text is written ''")
+    where, open_ = f'{key or "list"}: found {text!r:.80}', 'a quote' if quote else 'brackets'
+    if quote or depth: raise ConfigError(f'{where} with {open_} left open, wanted values with commas between them')
+    if len(parts) > 1 and not all(parts):
+        raise ConfigError(f'{where} with nothing between two commas, wanted a value', hint="an empty text is written ''")
     return parts
 
-# %% ../../nbs/90_pipeline/68_grid.ipynb #a9d09389
+# %% ../../nbs/90_pipeline/68_grid.ipynb #2a8b4878
 @dataclass
 class Sweep:
     "What is fixed and what is varied."
@@ -56,7 +58,9 @@ def _spelt(
     if value is None or isinstance(value, bool): return {None: 'null', True: 'true', False: 'false'}[value]
     if isinstance(value, (int, float)): return repr(value)
     if isinstance(value, list): return '[' + ','.join(_spelt(v, where) for v in value) + ']'
-    if isinstance(value, str): return value if value and not set(value) & set(' ,\'"[]{}()=:\\') else "'" + value.replace('\\', '\\\\').replace("'", "\\'") + "'"
+    if isinstance(value, str):
+        plain = value and not set(value) & set(' ,\'"[]{}()=:\\')
+        return value if plain else "'" + value.replace('\\', '\\\\').replace("'", "\\'") + "'"
     raise ConfigError(f'{where}: found {value!r:.80}, wanted numbers, texts, true, false, null or lists of them')
 
 def read_search(
@@ -68,21 +72,27 @@ def read_search(
     known = sorted(p.stem for p in folder.glob('*.yaml'))
     if name not in known:
         near = did_you_mean(name, known)
-        raise ConfigError(f'search={name}: found no such sweep, wanted one of {", ".join(known)}', hint=f'did you mean search={near}?' if near else None)
+        raise ConfigError(f'search={name}: found no such sweep, wanted one of {", ".join(known)}',
+                          hint=f'did you mean search={near}?' if near else None)
     path, sweep = folder/f'{name}.yaml', Sweep()
     for key, values in read_yaml(path).items():
         if key == 'variants':
-            if not isinstance(values, dict) or not values: raise ConfigError(f'{path.name}: found variants {values!r:.80}, wanted name: [key=value, ...]')
+            if not isinstance(values, dict) or not values:
+                raise ConfigError(f'{path.name}: found variants {values!r:.80}, wanted name: [key=value, ...]')
             sweep.variants = {str(k): [v] if isinstance(v, str) else v for k, v in values.items()}
-            if bad := [k for k, v in sweep.variants.items() if not isinstance(v, list) or not all(isinstance(text, str) and '=' in text for text in v)]:
-                raise ConfigError(f'{path.name}, variant {bad[0]}: found {values[bad[0]]!r:.80}, wanted a list of key=value')
-        elif not isinstance(values, list) or not values: raise ConfigError(f'{path.name}, {key}: found {values!r:.80}, wanted a list of values')
+            fine = lambda v: isinstance(v, list) and all(isinstance(text, str) and '=' in text for text in v)
+            if bad := [(k, v) for k, v in sweep.variants.items() if not fine(v)]:
+                raise ConfigError(f'{path.name}, variant {bad[0][0]}: found {bad[0][1]!r:.80}, wanted a list of key=value')
+        elif not isinstance(values, list) or not values:
+            raise ConfigError(f'{path.name}, {key}: found {values!r:.80}, wanted a list of values')
         else: sweep.grid[canonical_key(str(key))] = [_spelt(v, f'{path.name}, {key}') for v in values]
-    if bool(sweep.grid) == bool(sweep.variants): raise ConfigError(f'{path.name}: found {"both lists and variants" if sweep.grid else "nothing"}, wanted one or the other')
+    if bool(sweep.grid) == bool(sweep.variants):
+        raise ConfigError(f'{path.name}: found {"both lists and variants" if sweep.grid else "nothing"}, wanted one or the other')
     return sweep
 
-# %% ../../nbs/90_pipeline/68_grid.ipynb #4fde1ae1
-FIXED = ('paths', 'data', 'env', 'executor', 'limits', 'records', 'logger', 'diag', 'submit', 'predict', 'ablate')  # sections that are the same in every run
+# %% ../../nbs/90_pipeline/68_grid.ipynb #95780403
+# sections that are the same in every run
+FIXED = ('paths', 'data', 'env', 'executor', 'limits', 'records', 'logger', 'diag', 'submit', 'predict', 'ablate')
 
 def _add(
     grid:dict,       # key -> values; added to
@@ -91,7 +101,8 @@ def _add(
     "Another list, if it may be one."
     if key in grid: raise ConfigError(f'{key}: found two lists, wanted one', hint='put all its values into one list')
     if key.partition('.')[0] in FIXED:
-        raise ConfigError(f'{key}: found {len(values)} values ({", ".join(values)[:80]}), wanted one: runs are compared on the same data and in the same circumstances',
+        found = f'{key}: found {len(values)} values ({", ".join(values)[:80]}), wanted one'
+        raise ConfigError(f'{found}: runs are compared on the same data and in the same circumstances',
                           hint=f'a value that holds a comma is quoted: {key}=\'"..."\'')
     grid[key] = values
 
@@ -102,7 +113,8 @@ def expand_search(
     "The sweeps of that name put together; raises `ConfigError`."
     names = [part for text in ([names] if isinstance(names, str) else names) for part in split_choices(text, 'search')]
     found, sweep = [read_search(name, configs) for name in names], Sweep()
-    if len(found) > 1 and any(s.variants for s in found): raise ConfigError(f'search: found {", ".join(names)}, wanted {next(n for n, s in zip(names, found) if s.variants)} alone: it holds variants, not lists')
+    if len(found) > 1 and (some := [name for name, s in zip(names, found) if s.variants]):
+        raise ConfigError(f'search: found {", ".join(names)}, wanted {some[0]} alone: it holds variants, not lists')
     for s in found:
         for key, values in s.grid.items(): _add(sweep.grid, key, values)
         sweep.variants |= s.variants
@@ -127,12 +139,14 @@ def separate(
     if not names and not sweep.grid and standard: names = [standard]
     asked = expand_search(names, configs)
     for key, values in asked.grid.items(): _add(sweep.grid, key, values)
-    if twice := [key for key in sweep.grid if key in fixed]: raise ConfigError(f'{twice[0]}: found one value and a list ({", ".join(sweep.grid[twice[0]])}), wanted one or the other')
-    if asked.variants and sweep.grid: raise ConfigError(f'search: found variants ({", ".join(names)}) and lists ({", ".join(sweep.grid)}), wanted one or the other')
+    if twice := [key for key in sweep.grid if key in fixed]:
+        raise ConfigError(f'{twice[0]}: found one value and a list ({", ".join(sweep.grid[twice[0]])}), wanted one or the other')
+    if asked.variants and sweep.grid:
+        raise ConfigError(f'search: found variants ({", ".join(names)}) and lists ({", ".join(sweep.grid)}), wanted one or the other')
     sweep.variants = asked.variants
     return sweep
 
-# %% ../../nbs/90_pipeline/68_grid.ipynb #ed4df9e5
+# %% ../../nbs/90_pipeline/68_grid.ipynb #bab64099
 MOST = 1000   # runs in one go
 
 @dataclass(frozen=True)
@@ -160,15 +174,20 @@ def expand(
     if runs and mode != 'random': raise ConfigError(f'runs: found {runs} with mode {mode}, wanted mode random', hint='--mode random')
     if sweep.variants:
         if mode == 'random': raise ConfigError('mode: found random for variants, wanted lists to draw from', hint='leave --mode out')
-        return [Variant('baseline', (), (('variant', 'baseline'),)), *(Variant(name, tuple(texts), (('variant', name),)) for name, texts in sweep.variants.items())]
+        everyone = dict(baseline=[]) | sweep.variants
+        return [Variant(name, tuple(texts), (('variant', name),)) for name, texts in everyone.items()]
     sizes = [len(values) for values in sweep.grid.values()]
     total, first = math.prod(sizes), (0,)*len(sizes)
     wanted = dict(grid=total, one_at_a_time=1 + sum(sizes) - len(sizes), random=1 + min(runs, total - 1))
     if mode not in wanted: raise ConfigError(f'mode: found {mode!r:.40}, wanted one of {", ".join(wanted)}')
     if mode == 'random' and runs < 1: raise ConfigError(f'runs: found {runs} with mode random, wanted how many to draw', hint='--runs N')
-    if wanted[mode] > MOST: raise ConfigError(f'sweep: found {wanted[mode]} runs, wanted at most {MOST}', hint='shorter lists, --mode one-at-a-time, or --mode random --runs N')
+    if wanted[mode] > MOST:
+        raise ConfigError(f'sweep: found {wanted[mode]} runs, wanted at most {MOST}',
+                          hint='shorter lists, --mode one-at-a-time, or --mode random --runs N')
     if mode == 'grid': points = itertools.product(*map(range, sizes))
-    elif mode == 'one_at_a_time': points = [first, *(tuple(j if k == key else 0 for k in range(len(sizes))) for key, n in enumerate(sizes) for j in range(1, n))]
+    elif mode == 'one_at_a_time':
+        alone = lambda key, j: tuple(j if k == key else 0 for k in range(len(sizes)))
+        points = [first, *(alone(key, j) for key, n in enumerate(sizes) for j in range(1, n))]
     else:
         drawn = rng_for(seed, 'ablation', 'draws').choice(min(total - 1, 2**62), wanted['random'] - 1, replace=False) if total > 1 else []
         points = [first, *(_unravel(int(i) + 1, sizes) for i in sorted(drawn))]

@@ -7,11 +7,12 @@ __all__ = ['SAME', 'OUTCOME', 'EFFECTIVE', 'REQUEST', 'PLOTLY', 'runs_dir', 'not
            'error_document', 'error_again', 'Run', 'opened', 'clean_executed', 'render_nbconvert', 'render_quarto',
            'render', 'flat_values', 'execute']
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #67df454e
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #8ae85d51
 import ast
 import os
 import re
 import sys
+from contextlib import nullcontext
 from html import escape
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def error_again(
     vars(error).update(told.get('more', {}))
     return error
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #e61b0eab
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #cd5b9939
 class Run:
     "A stage while its notebook is being executed."
     def __init__(self, command, overrides, config, folder, record=None):
@@ -111,16 +112,21 @@ class Run:
         if self.record is not None:
             from spectramind.pipeline.actions import artifacts_of
             from spectramind.pipeline.records import append_root_event, close_run
-            close_run(self.record, document['exit_code'], document['figures'], artifacts_of(self.command, self.config, self.folder), error)
-            append_root_event(self.config.paths.work, self.record, document['exit_code'], document['figures'], error, debug_log=self.config.records.debug_log)
+            r, code, figures = self.record, document['exit_code'], document['figures']
+            close_run(r, code, figures, artifacts_of(self.command, self.config, self.folder), error)
+            append_root_event(self.config.paths.work, self.command, r.command, exit_code=code, began=r.began, config_hash=r.config_hash, seed=r.seed, metrics=figures, record=r, error=error,
+                              debug_log=self.config.records.debug_log)
 
     def do(self,
         action=None,  # called with settings and `print`; the command's own when None
     )->None:
         "Do the stage's work, and keep its figures."
         from spectramind.pipeline import actions
+        from spectramind.pipeline.records import join_run
+        theirs = self.record is None and (self.folder/'status.json').is_file()     # the command's record: what is timed here is added to it
         try:
-            with working(self.config): self.figures = (action or actions.action(self.command))(self.config, print) or {}
+            with join_run(self.folder, self.config.records.sample_s) if theirs else nullcontext(), working(self.config):
+                self.figures = (action or actions.action(self.command))(self.config, print) or {}
         except BaseException as error:
             self._end(error)
             raise

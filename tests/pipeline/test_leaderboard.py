@@ -11,9 +11,10 @@ import pytest
 
 from spectramind.core.errors import ConfigError, DataError, SchemaError, UsageError
 from spectramind.pipeline.leaderboard import (
-    DIRECTIONS, PAIRED, Entry, Run, common, compare, figures_of, leaderboard, markdown_text, page_text, paired_interval, read_leaderboard, remarks, show_heat, show_overlay, show_trend, sign_of, statement,
-    table_of, write_leaderboard,
+    DIRECTIONS, PAIRED, Entry, Run, common, compare, leaderboard, markdown_text, paired_interval, read_leaderboard, remarks, sign_of,
+    statement, table_of, write_leaderboard,
 )
+from spectramind.pipeline.leaderboard_page import figures_of, page_text, show_heat, show_overlay, show_trend, write_page
 
 PLANETS = np.arange(100, 180)
 TALENT = np.random.default_rng(0).normal(.5, .2, PLANETS.size)
@@ -130,6 +131,7 @@ def test_json_and_csv_hold_the_same_figures(grid, tmp_path):
     board, entries = grid
     path = write_leaderboard(tmp_path, board)
     assert read_leaderboard(path) == read_leaderboard(tmp_path) == board and not (tmp_path/"leaderboard.html").exists()
+    assert write_page(tmp_path, board, entries).read_text() == page_text(board, entries)
     with open(tmp_path/"leaderboard.csv", newline="") as stream: lines = list(csv.DictReader(stream))
     assert len(lines) == 6
     for line, row in zip(lines, board["rows"]):

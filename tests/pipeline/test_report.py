@@ -1,0 +1,125 @@
+"The dashboard is made from what lies on disk: whoever did the work, it has the same bytes."
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from spectramind.challenge.layout import Challenge
+from spectramind.core.errors import DataError
+from spectramind.core.nouns import Spectra
+from spectramind.core.provenance import write_record
+from spectramind.core.store import read_csv_rows, read_json, write_json
+from spectramind.pipeline import report, stages
+from spectramind.pipeline.cli import app
+from spectramind.pipeline.config import load_config
+from spectramind.pipeline.products import Made, Workplace, read_predictions
+from spectramind.pipeline.run import run
+
+PAGE = Path("artifacts")/"reports"/"diagnostics_dashboard.html"
+
+
+@pytest.fixture(scope="module")
+def known(sky, reference, tmp_path_factory):
+    "The reference's products with the truth beside them: settings and work folder."
+    work = shutil.copytree(reference[0], tmp_path_factory.mktemp("known")/"work", copy_function=shutil.copy2)
+    shutil.copytree(sky.parent/"truth", work/"truth"/"smoke")
+    return load_config(["data=smoke", "calib.persist=none", "model=physics_only", f"data.root={sky}", f"paths.work={work}", "executor=serial"]), work
+
+
+def test_stage_by_stage_and_all_at_once_give_the_same_page(sky, reference, tmp_path):
+    words = ["data=kaggle", "model=physics_only", f"data.root={sky}", f"paths.work={tmp_path}", "executor=serial"]
+    for stage in (["features"], ["fit"], ["predict"], ["diagnose", "dashboard"]):
+        said = CliRunner().invoke(app, [*stage, *words])
+        assert said.exit_code == 0, said.output
+    assert f"page: {tmp_path/PAGE}" in said.output and (tmp_path/PAGE).read_bytes() == (reference[0]/PAGE).read_bytes()      # of another folder, made by `run`
+    first = read_json(tmp_path/"artifacts"/"reports"/"score.json")
+    assert first == read_json(reference[0]/"artifacts"/"reports"/"score.json") == dict(planets=2, planets_failed=0, rows_physics=2, visits_lost=0)
+
+
+def test_the_score_is_that_of_the_submission_and_of_run(known):
+    config, work = known
+    figures = report.diagnose_dashboard(config)
+    page = (work/PAGE).read_bytes()
+    told = stages.score_file(work/"dist"/"submission.csv", stages.truth_of(config), stages.labels_of(config.data.root))
+    assert {k: figures[k] for k in told.metrics()} == told.metrics()
+    summary = run(config)
+    assert summary.score.total == told.total and summary.page.read_bytes() == page
+    table = read_csv_rows(work/"artifacts"/"reports"/"plots"/"coverage.csv")
+    assert table[0] == ["nominal", "honest", "fgs1", "airs"] and len(table[1]) == 19 and all(0 <= float(cell) <= 1 for row in table[1] for cell in row)
+    assert (work/"artifacts"/"reports"/"plots"/"training.csv").read_text() == "epoch,loss,held_out_score\n"
+
+
+def test_a_light_page_draws_one_planet_and_goes_where_it_is_told(known, tmp_path):
+    config, _ = known
+    small = load_config(["data=smoke", "calib.persist=none", "model=physics_only", f"data.root={config.data.root}", f"paths.work={config.paths.work}", "diag=light", f"diag.out={tmp_path/'x'/'page.html'}"])
+    report.diagnose_dashboard(small)
+    light, full = (tmp_path/"x"/"page.html").read_text(), (Path(config.paths.work)/PAGE).read_text()
+    assert light.count('<section class="card"><h3>Planet') == 1 and full.count('<section class="card"><h3>Planet') == 2
+
+
+def test_each_failure_is_told_by_the_records_whatever_the_last_stage_listed(own_sky, settings, reference, tmp_path):
+    work = shutil.copytree(reference[0], tmp_path/"work", copy_function=shutil.copy2)
+    config, place = settings(own_sky, work), Workplace(work)
+    (planet, other), spectra = Challenge(own_sky).planets("test"), read_predictions(place.predictions)
+    assert report.faults_of(config, spectra) == {} and report.fault_of(config, "test", planet) is None
+    record = read_json(str(place.posterior(planet)) + ".json")
+    write_json(str(place.posterior(planet)) + ".json", record | dict(quality=record["quality"] | dict(flag=True, reason="a grazing transit", lost_visits={"1": "empty"})))
+    assert report.faults_of(config, spectra) == {planet: ("predict", "the fit is not trusted: a grazing transit")}
+    found, _ = report.judge(config)
+    assert found.lost == {planet: {"1": "empty"}} and found.figures()["visits_lost"] == 1
+    Made({}, "").fail(place.posterior(planet), "it has no ingress")
+    assert report.fault_of(config, "test", planet) == ("fit", "it has no ingress")
+    for visit in Challenge(own_sky).visits("test", planet): write_record(place.airs_bins(planet, visit), inputs={}, config_hash="", status="failed", quality=dict(error="no star"))
+    assert report.fault_of(config, "test", planet) == ("features", "no star")        # the first stage, although the fit has a word of its own
+    place.posterior(other).with_name(place.posterior(other).name + ".json").unlink()
+    assert report.fault_of(config, "test", other) == ("fit", "there is no posterior")
+    listed = work/"artifacts"/"reports"/"bad_planets.csv"
+    listed.write_text(f"planet_id,split,stage,error,message\n{planet},test,predict,DataError,a later word\n")
+    report.diagnose_dashboard(config)
+    text = (work/PAGE).read_text()
+    assert "features: no star" in text and "a later word" not in text and "fit: there is no posterior" in text
+    rows = {row["planet_id"]: row["status"] for row in report.product_rows(config, "posterior")}
+    assert rows[planet] == "failed" and rows[other] == "missing" and sorted(rows.values()) == ["failed", "missing"] + ["ok"]*5
+    assert [row["reason"] for row in report.product_rows(config, "curves") if row["planet_id"] == planet] == ["no star"]*len(Challenge(own_sky).visits("test", planet))
+    shutil.rmtree(own_sky/"test"/str(other))
+    assert "no such folder" in report.faults_of(config, spectra)[other][1]
+
+
+def test_what_only_the_prediction_noticed_comes_from_its_list(sky, settings, reference, tmp_path):
+    work = shutil.copytree(reference[0], tmp_path/"work", copy_function=shutil.copy2)
+    planet = Challenge(sky).planets("test")[0]
+    (work/"artifacts"/"reports"/"bad_planets.csv").write_text(f"planet_id,split,stage,error,message\n{planet},test,predict,Network,cannot be applied\n9,train,train,DataError,x\n")
+    config = settings(sky, work)
+    assert report.faults_of(config, read_predictions(work/"artifacts"/"predictions")) == {planet: ("predict", "cannot be applied")}
+
+
+def test_figures_of_planets_held_out_are_those_of_training(sky, tmp_path):
+    from spectramind.pipeline.learning import _scores
+    rng, n = np.random.default_rng(0), 12
+    truth = .01 + 1e-3*rng.random((n, 1)) + 1e-5*rng.normal(size=(n, 283))
+    oof = dict(planet_id=np.arange(n), label=truth, physics_mu=truth + 1e-4, physics_sigma=np.full((n, 283), 1e-4), network_mu=truth + 5e-5, network_sigma=np.full((n, 283), 8e-5), mu=truth + 6e-5, sigma=np.full((n, 283), 9e-5))
+    folder = Workplace(tmp_path).checkpoints
+    write_json(folder/"members"/"ensemble.json", dict(gate=dict(fgs1=.5, airs=1.)))
+    write_json(folder/"history.json", dict(a=[dict(epoch=0, unclipped=.7, phase="supervised"), dict(epoch=1, loss=2., unclipped=.8), dict(epoch=9, loss=1., phase="mae")], b=[dict(epoch=1, loss=4.)]))
+    Made({}, "").keep(folder/"oof.npz", oof)
+    config = load_config(["data=kaggle", f"data.root={sky}", f"paths.work={tmp_path}"])
+    found, arrays = report.held_out(config)
+    assert found == {f"held_out_{k}": v for k, v in _scores(oof).items()} | dict(share_fgs1=.5, share_airs=1.) and set(arrays) == set(oof)
+    assert report.training_rows(read_json(folder/"history.json")) == [(0, "", .7), (1, 3., .8)]
+    assert list(report.learning_figures(config)) and report.learning_figures(load_config(["data=kaggle", "model=physics_only", f"data.root={sky}", f"paths.work={tmp_path}"])) == {}
+    for words in (["train.phase=mae"], [f"predict.checkpoint={tmp_path}"]): assert report.held_out(load_config(["data=kaggle", f"data.root={sky}", f"paths.work={tmp_path}", *words])) == ({}, {})
+
+
+def test_without_predictions_there_is_nothing_to_show(sky, settings, tmp_path):
+    said = CliRunner().invoke(app, ["diagnose", "dashboard", "data=kaggle", f"data.root={sky}", f"paths.work={tmp_path}"])
+    assert said.exit_code == 3 and "mu.csv: found no file" in said.output and not (tmp_path/PAGE).exists()
+    with pytest.raises(DataError): report.judge(settings(sky, tmp_path))
+
+
+def test_best_median_and_worst_are_drawn_when_the_truth_is_known():
+    class Report: planet_id, per_planet = np.array([11, 12, 13, 14, 15]), np.array([.1, .9, .5, .3, .7])
+    spectra = Spectra(np.arange(11, 16), np.ones((5, 283)), np.ones((5, 283)), ("physics",)*5)
+    assert report.chosen(spectra, Report, 3) == [12, 13, 11] and report.chosen(spectra, None, 2) == [11, 12]
