@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'MAPS', 'N_COEFFICIENTS', 'INSTRUMENTS', 'FGS1_READS_S', 'Instrument', 'instrument_of', 'Axes', 'read_axes',
-           'planet_dir', 'signal_path', 'calibration_path', 'scan_planets', 'list_planets', 'scan_visits',
-           'list_visits', 'CalibrationFiles', 'read_calibration', 'read_signal', 'iter_signal_blocks', 'Challenge']
+           'planet_dir', 'signal_path', 'calibration_path', 'visit_paths', 'scan_planets', 'list_planets',
+           'scan_visits', 'list_visits', 'CalibrationFiles', 'read_calibration', 'read_signal', 'iter_signal_blocks',
+           'Challenge']
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #41df60d0
+# %% ../../nbs/10_challenge/40_layout.ipynb #adc46aa0
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from ..core.nouns import noun_html, noun_text
 from ..core.paths import inside, parse_planet_id
 from ..core.store import read_parquet
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #1328133d
+# %% ../../nbs/10_challenge/40_layout.ipynb #ab0d0c10
 SPLITS = ('train', 'test')
 MAPS = ('dark', 'dead', 'flat', 'linear_corr', 'read')
 N_COEFFICIENTS = 6
@@ -46,7 +48,7 @@ class Instrument:
         grid = np.arange(self.n_pixels).reshape(self.shape)
         return (grid if self.cut is None else grid[:, slice(*self.cut)]).ravel()
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #98a53ecd
+# %% ../../nbs/10_challenge/40_layout.ipynb #78c33463
 INSTRUMENTS = {'FGS1': Instrument('FGS1', (32, 32), None, 'FGS1-axis0-h'),
                'AIRS-CH0': Instrument('AIRS-CH0', (32, AIRS_COLUMNS), AIRS_CUT, 'AIRS-CH0-axis0-h')}
 
@@ -58,7 +60,7 @@ def instrument_of(
     if name in INSTRUMENTS: return INSTRUMENTS[name]
     raise UsageError(f'instrument: found {name!r:.40}, wanted {" or ".join(INSTRUMENTS)}')
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #3543b082
+# %% ../../nbs/10_challenge/40_layout.ipynb #324bf9b3
 FGS1_READS_S = (0.1, 0.2) # s after reset; the axis table has no integration time for FGS1
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,7 @@ class Axes:
     def __repr__(self): return noun_text(self)
     def _repr_html_(self): return noun_html(self)
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #15b2d2a4
+# %% ../../nbs/10_challenge/40_layout.ipynb #810043b0
 def _axis_column(
     path:Path,           # axis_info.parquet
     table:pl.DataFrame,  # its content
@@ -123,7 +125,7 @@ def read_axes(
     except UsageError as error: raise DataError(path, f'AIRS-CH0-axis2-um: {error.message}', f'{AIRS_COLUMNS} descending wavelengths') from None
     return axes
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #7168cc2a
+# %% ../../nbs/10_challenge/40_layout.ipynb #49c4478c
 def _split_name(
     split:str, # 'train' or 'test'
 )->str:
@@ -146,7 +148,7 @@ def _visit_number(
     if isinstance(visit, (int, np.integer)) and not isinstance(visit, bool) and 0 <= visit < 1000: return int(visit)
     raise UsageError(f'visit: found {visit!r:.40}, wanted a whole number from 0 on')
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #284d15f1
+# %% ../../nbs/10_challenge/40_layout.ipynb #20974b0e
 def signal_path(
     root:str|Path,    # the challenge tree
     split:str,        # 'train' or 'test'
@@ -158,7 +160,7 @@ def signal_path(
     name = f'{instrument_of(instrument).name}_signal_{_visit_number(visit)}.parquet'
     return inside(root, planet_dir(root, split, planet_id), name)
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #d231e3c7
+# %% ../../nbs/10_challenge/40_layout.ipynb #ce9fe2d2
 def calibration_path(
     root:str|Path,      # the challenge tree
     split:str,          # 'train' or 'test'
@@ -172,7 +174,33 @@ def calibration_path(
     if name is not None and name not in MAPS: raise UsageError(f'calibration map: found {name!r:.40}, wanted one of {", ".join(MAPS)}')
     return inside(root, planet_dir(root, split, planet_id), folder, *([f'{name}.parquet'] if name else []))
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #d55bfc5c
+# %% ../../nbs/10_challenge/40_layout.ipynb #691af2c7
+def _below(
+    root:str|Path,  # the challenge tree
+    folder:str,     # a resolved folder inside it
+    *parts:str,
+)->str:
+    "A path below a resolved folder; a link on the way must stay inside the root."
+    text = folder
+    for part in parts:
+        text = f'{text}/{part}'
+        if os.path.islink(text): return str(inside(root, folder, *parts))
+    return text
+
+def visit_paths(
+    root:str|Path,    # the challenge tree
+    split:str,        # 'train' or 'test'
+    planet_id:object, # any spelling of the id
+    visit:int=0,      # 0, 1 ...
+)->dict:              # 'FGS1_signal', 'FGS1_dark' ... -> file
+    "Every file of a visit, inside the root; they need not exist."
+    folder, n, found = str(planet_dir(root, split, planet_id)), _visit_number(visit), {}
+    for name in INSTRUMENTS:
+        found[f'{name}_signal'] = _below(root, folder, f'{name}_signal_{n}.parquet')
+        for part in MAPS: found[f'{name}_{part}'] = _below(root, folder, f'{name}_calibration_{n}', f'{part}.parquet')
+    return found
+
+# %% ../../nbs/10_challenge/40_layout.ipynb #0b28be16
 def scan_planets(
     root:str|Path, # the challenge tree
     split:str,     # 'train' or 'test'
@@ -187,7 +215,7 @@ def scan_planets(
         (ids if sound else strange).append(int(entry.name) if sound else entry.name)
     return sorted(ids), sorted(strange)
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #b37c43aa
+# %% ../../nbs/10_challenge/40_layout.ipynb #9b863c1f
 def list_planets(
     root:str|Path, # the challenge tree
     split:str,     # 'train' or 'test'
@@ -197,7 +225,7 @@ def list_planets(
     if strange: get_logger('challenge').warning('%s: left out %d folders that are no planet id (%s)', split, len(strange), ', '.join(strange[:5]))
     return ids
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #f08d2d15
+# %% ../../nbs/10_challenge/40_layout.ipynb #6960121f
 _PART = re.compile('(FGS1|AIRS-CH0)_(signal|calibration)_([0-9]{1,3})([.]parquet)?')
 
 def scan_visits(
@@ -208,14 +236,13 @@ def scan_visits(
     "The visits of a planet, whole or not; raises `DataError` on an unknown planet and on one without any visit."
     folder = planet_dir(root, split, planet_id)
     if not folder.is_dir(): raise DataError(folder, 'no folder', f'the folder of planet {parse_planet_id(planet_id)}', hint=f'is the planet in {split}?')
-    parts = [_PART.fullmatch(entry.name) for entry in folder.iterdir()]
+    parts = [_PART.fullmatch(name) for name in os.listdir(folder)]
     visits = sorted({int(part[3]) for part in parts if part})
     if not visits: raise DataError(folder, 'no visit', 'at least one, such as FGS1_signal_0.parquet and its companions')
     half = {}
     for visit in visits:
-        wanted = [signal_path(root, split, planet_id, name, visit) for name in INSTRUMENTS]
-        wanted += [calibration_path(root, split, planet_id, name, visit, what) for name in INSTRUMENTS for what in MAPS]
-        if missing := [path.relative_to(folder).as_posix() for path in wanted if not path.is_file()]:
+        wanted = visit_paths(root, split, planet_id, visit).values()
+        if missing := [os.path.relpath(path, folder) for path in wanted if not os.path.isfile(path)]:
             half[visit] = DataError(folder, f'half of visit {visit}: {", ".join(missing[:4])}{" ..." if len(missing) > 4 else ""} missing',
                                     f'all {len(wanted)} files of a visit')
     return [visit for visit in visits if visit not in half], half
@@ -230,7 +257,7 @@ def list_visits(
     for error in half.values(): raise error
     return visits
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #667e2f3f
+# %% ../../nbs/10_challenge/40_layout.ipynb #f581dadb
 @dataclass(frozen=True, eq=False)
 class CalibrationFiles:
     "The five calibration maps of one instrument and visit: full detector, in the order of the file."
@@ -242,7 +269,7 @@ class CalibrationFiles:
     def __repr__(self): return noun_text(self)
     def _repr_html_(self): return noun_html(self)
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #dcad70ed
+# %% ../../nbs/10_challenge/40_layout.ipynb #90a56ab6
 def read_calibration(
     root:str|Path,        # the challenge tree
     split:str,            # 'train' or 'test'
@@ -257,7 +284,7 @@ def read_calibration(
         return read_map(calibration_path(root, split, planet_id, instrument, visit, name), shape, dtype, allow_nan)
     return CalibrationFiles(part('dark'), part('dead', bool), part('flat'), part('read'), part('linear_corr', shape=(N_COEFFICIENTS, *shape)))
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #f0b3e284
+# %% ../../nbs/10_challenge/40_layout.ipynb #7898c979
 def read_signal(
     root:str|Path,    # the challenge tree
     split:str,        # 'train' or 'test'
@@ -271,7 +298,7 @@ def read_signal(
     path, chosen = signal_path(root, split, planet_id, instrument, visit), instrument_of(instrument)
     return read_columns(path, axes.n_frames(instrument), chosen.n_pixels, np.uint16, columns)
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #f05796b2
+# %% ../../nbs/10_challenge/40_layout.ipynb #06b316b3
 def iter_signal_blocks(
     root:str|Path,    # the challenge tree
     split:str,        # 'train' or 'test'
@@ -286,7 +313,7 @@ def iter_signal_blocks(
     path, chosen = signal_path(root, split, planet_id, instrument, visit), instrument_of(instrument)
     return iter_columns(path, axes.n_frames(instrument), chosen.n_pixels, np.uint16, columns, block_bytes)
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #a3c60027
+# %% ../../nbs/10_challenge/40_layout.ipynb #a22becf0
 @dataclass(frozen=True, eq=False)
 class Challenge:
     "A challenge tree, read in place and only when asked."

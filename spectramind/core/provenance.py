@@ -32,7 +32,7 @@ def utc_now()->str: # such as 2026-01-31T12:00:00Z
     "The time now, in UTC, to the second."
     return datetime.now(timezone.utc).strftime('%Y-%m-%dT%H:%M:%SZ')
 
-# %% ../../nbs/00_core/60_provenance.ipynb #b8092a43
+# %% ../../nbs/00_core/60_provenance.ipynb #449c717a
 STATUSES = ('ok', 'failed', 'skipped')
 
 def write_record(
@@ -42,12 +42,13 @@ def write_record(
     status:str='ok',           # 'ok', 'failed' or 'skipped'
     quality:dict|None=None,    # JSON-able figures about the product
     code_version:str='',       # package version or git commit
+    sha256:str|None=None,      # of the product as it was written; that of the file that lies there when None
     **more:object,             # anything else JSON can hold
 )->Path:                       # the record's file
     "Write a product's record; call it last, because the record is what makes the product count as done."
     if status not in STATUSES: raise UsageError(f'status: found {status!r}, wanted one of {", ".join(STATUSES)}')
     product = Path(product)
-    record = dict(more, product=product.name, sha256=sha256_file(product) if status == 'ok' else None, inputs=dict(inputs),
+    record = dict(more, product=product.name, sha256=(sha256 or sha256_file(product)) if status == 'ok' else None, inputs=dict(inputs),
                   config_hash=config_hash, status=status, quality=quality or {}, code_version=code_version, time_utc=utc_now())
     return write_json(record_path(product), record)
 

@@ -8,7 +8,7 @@ __all__ = ['make_folder', 'atomic_write', 'sweep_temporaries', 'sweep_below', 'w
            'ParquetFile', 'parquet_schema', 'parquet_rows', 'read_parquet', 'sha256_file', 'sha256_json',
            'fingerprint_file']
 
-# %% ../../nbs/00_core/20_store.ipynb #d96315d5
+# %% ../../nbs/00_core/20_store.ipynb #4e7efd25
 import csv
 import hashlib
 import io
@@ -22,13 +22,15 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 
 import numpy as np
 
 from .errors import DataError, UsageError
 
-# %% ../../nbs/00_core/20_store.ipynb #50bcfe32
+# %% ../../nbs/00_core/20_store.ipynb #ef981525
 def _sync(
     path:Path, # a file or a folder
 )->None:
@@ -55,6 +57,7 @@ def _host()->str: # this machine's name, reduced to letters, digits, - and _
 @contextmanager
 def atomic_write(
     path:str|Path,    # the file to write
+    hashed:list|None=None, # is given the SHA-256 of what was written
 )->Iterator[Path]:    # where to write it meanwhile
     "Yield a temporary path beside `path`; on success it replaces `path` in one step, on any exception it is removed."
     path = Path(path)
@@ -63,6 +66,7 @@ def atomic_write(
     try:
         yield temp
         if not temp.is_file(): raise UsageError(f'{path}: found no temporary file to commit, wanted the block to write the path it was given')
+        if hashed is not None: hashed.append(sha256_file(temp))      # before others can see it, or write over it
         _sync(temp)
         os.replace(temp, path)
         _sync(path.parent)
@@ -188,15 +192,16 @@ def read_json(
     try: return json.loads(path.read_bytes().decode('utf-8'), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error: raise DataError(path, f'damaged JSON ({error})', 'a JSON document') from None
 
-# %% ../../nbs/00_core/20_store.ipynb #b576d666
+# %% ../../nbs/00_core/20_store.ipynb #85a0d0cd
 def write_npz(
     path:str|Path,        # the file to write
     *, compress:bool=False, # deflate; smaller and slower
+    hashed:list|None=None,  # is given the SHA-256 of what was written
     **arrays:np.ndarray,  # named arrays, no objects
 )->Path:                  # the file
     "Write arrays atomically; the same arrays give the same bytes."
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
-    with atomic_write(path) as temp, zipfile.ZipFile(temp, 'w', method, allowZip64=True) as archive:
+    with atomic_write(path, hashed) as temp, zipfile.ZipFile(temp, 'w', method, allowZip64=True) as archive:
         for name in sorted(arrays):
             array = np.asarray(arrays[name])
             if array.dtype.hasobject: raise UsageError(f'{path}: found objects in array {name!r}, wanted numbers, booleans or text')
@@ -352,16 +357,22 @@ def sha256_json(
     "The SHA-256 of an object's one JSON spelling."
     return hashlib.sha256(json_text(obj).encode('utf-8')).hexdigest()
 
-# %% ../../nbs/00_core/20_store.ipynb #f71037c1
+# %% ../../nbs/00_core/20_store.ipynb #2af91431
+@lru_cache(maxsize=4096)
+def _ends(path:str, size:int, mtime_ns:int, ctime_ns:int, inode:int, block:int)->str:
+    "SHA-256 of the first and last block of a file that looks like this; a table that every planet depends on is read once."
+    with open(path, 'rb') as stream:
+        digest = hashlib.sha256(stream.read(min(block, size)))
+        stream.seek(max(0, size - block))
+        digest.update(stream.read(min(block, size)))
+    return digest.hexdigest()
+
 def fingerprint_file(
     path:str|Path,       # the file
     block:int=1 << 20,   # bytes hashed at each end
 )->str:                  # quick:<size>:<mtime in ns>:<sha256 of both ends>
     "A quick stand-in for the hash of a large input: size, time of change, SHA-256 of the first and last MiB."
-    path = _present(path, 'a file to fingerprint', empty=True)
-    stat = path.stat()
-    with open(path, 'rb') as stream:
-        digest = hashlib.sha256(stream.read(block))
-        stream.seek(max(0, stat.st_size - block))
-        digest.update(stream.read(block))
-    return f'quick:{stat.st_size}:{stat.st_mtime_ns}:{digest.hexdigest()}'
+    try: stat = os.stat(path)
+    except OSError: stat = _present(path, 'a file to fingerprint', empty=True).stat()
+    if not S_ISREG(stat.st_mode): _present(path, 'a file to fingerprint', empty=True)
+    return f'quick:{stat.st_size}:{stat.st_mtime_ns}:{_ends(os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, block)}'

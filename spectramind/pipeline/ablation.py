@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKED', 'Planned', 'Plan', 'check_variant', 'plan', 'Products', 'link_curves', 'data_hash', 'make_products', 'ready',
            'orders_of', 'begin', 'carry_all', 'entries_of', 'keep_books', 'zip_folder', 'package', 'figures_of',
-           'run_ablation', 'summary_lines', 'sweep']
+           'summary_lines', 'run_ablation', 'sweep']
 
 # %% ../../nbs/90_pipeline/70_ablation.ipynb #24b4384e
 import io
@@ -31,7 +31,7 @@ from .products import Workplace
 from .settings import Config, Paths
 from .trial import Order, Prints, carry, carry_out, note_event, own_config, prints_of, read_run
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #5a892c71
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #665745c7
 @dataclass(frozen=True, eq=False)
 class Planned:
     "One run that the table wants."
@@ -63,6 +63,7 @@ def check_variant(variant:Variant, config:Config)->None:
         raise ConfigError(f'{found}, wanted supervised or all: without labels there is nothing to judge')
     front.learning_room().check_learning(config)
 
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #5468024b
 def plan(
     overrides:list|tuple=(),     # key=value, key=value,value, group=member,member, +search=name
     config_name:str='ablate',    # entry file
@@ -310,7 +311,7 @@ def package(
         made.append(folder)
     return made
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #3c5ba425
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #b86ac56a
 def figures_of(board:dict, runs:int, stood:int, failed:int)->dict: # flat, JSON-able
     "Figures for the log."
     ranked = [row for row in board['rows'] if row['rank']]
@@ -321,6 +322,16 @@ def figures_of(board:dict, runs:int, stood:int, failed:int)->dict: # flat, JSON-
     if base: found |= {f'baseline_{metric}': base['metrics'][metric]}
     return found | ({'best_gain': ranked[0]['delta']['mean']} if ranked and ranked[0]['delta'] else {})
 
+def summary_lines(board:dict, most:int=10)->list[str]:
+    "The top of the table, and what it means."
+    def line(row):
+        against = 'baseline' if row['baseline'] else f'{signed(row["delta"])}, differs: {differs(row)}'
+        return f'{row["rank"]:3d}. {board["metric"]} {row["metrics"][board["metric"]]:.4f}  {against}  {row["name"]}'
+    ranked = [row for row in board['rows'] if row['rank']]
+    more = [f'     and {len(ranked) - most} more'] if len(ranked) > most else []
+    return [*map(line, ranked[:most]), *more, *(f'  -. failed  {row["name"]}' for row in board['rows'] if not row['rank']), statement(board)]
+
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #58b7ab6a
 _ERRORS = {2: SchemaError, 3: UsageError, 4: RuntimeLimitError, 5: InternalError, 6: QualityGateError}
 
 def run_ablation(
@@ -359,15 +370,6 @@ def run_ablation(
         kind = _ERRORS.get(first.exit_code, InternalError)
         raise kind(f'ablation: found that none of {len(orders)} runs succeeded (the first: {first.message}), wanted one at least')
     return found
-
-def summary_lines(board:dict, most:int=10)->list[str]:
-    "The top of the table, and what it means."
-    def line(row):
-        against = 'baseline' if row['baseline'] else f'{signed(row["delta"])}, differs: {differs(row)}'
-        return f'{row["rank"]:3d}. {board["metric"]} {row["metrics"][board["metric"]]:.4f}  {against}  {row["name"]}'
-    ranked = [row for row in board['rows'] if row['rank']]
-    more = [f'     and {len(ranked) - most} more'] if len(ranked) > most else []
-    return [*map(line, ranked[:most]), *more, *(f'  -. failed  {row["name"]}' for row in board['rows'] if not row['rank']), statement(board)]
 
 # %% ../../nbs/90_pipeline/70_ablation.ipynb #39b7ba71
 def sweep(

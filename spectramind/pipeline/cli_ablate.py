@@ -25,7 +25,7 @@ ablate = typer.Typer(cls=WithDefault, no_args_is_help=False, rich_markup_mode=No
                      help='Many runs that differ in little, and a leaderboard: the standard set, or lists of values.')
 app.add_typer(ablate, name='ablate')
 
-# %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #8002d598
+# %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #b1e2f0c1
 Mode = Annotated[Optional[str], typer.Option('--mode', help='grid: every combination; one-at-a-time: each value against the baseline; '
                                                             'random: --runs draws.')]
 Whole = Optional[int]
@@ -43,7 +43,7 @@ def run(overrides:Overrides=None, config_name:ConfigName='ablate', fast_kaggle:F
         jobs:Annotated[Whole, typer.Option('--jobs', help='Runs side by side, each in a process of its own.')]=None,
         seeds:Annotated[Whole, typer.Option('--seeds', help='Repeat every run with so many seeds.')]=None,
         top_n:Annotated[Whole, typer.Option('--top-n', help='How many of the best are packed into artifacts/ablation_results.')]=None,
-        metric:Annotated[Optional[str], typer.Option('--metric', help='score, score_fgs1, score_airs, gll or nll.')]=None,
+        metric:Annotated[Optional[str], typer.Option('--metric', help='score, score_fgs1, score_airs, score_network (before the gate), gll or nll.')]=None,
         name:Annotated[Optional[str], typer.Option('--name', help='Folder below artifacts/ablations.')]=None,
         resume:Annotated[Optional[bool], typer.Option('--resume/--no-resume', help='Do not repeat finished runs.')]=None):
     "Carry out runs for lists of values (key=a,b), for +search=NAME, or the standard set when there are no lists."

@@ -212,7 +212,7 @@ def choose_chunk(
     if not seconds: return 1
     return max(1, min(round(CHUNK_S/seconds), LARGEST, left//(4*max(1, workers))))
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #109bfcf9
+# %% ../../nbs/90_pipeline/20_executor.ipynb #7a8e5986
 _HERE = f'{os.getpid()}.{secrets.token_hex(4)}'   # this process; another one, even at the same address, has another name
 NO_DASK, CONNECT_S = 'pip install "spectramind[dask]"', 20.   # seconds to wait for a scheduler to answer
 
@@ -255,7 +255,7 @@ class _Cluster:
         workers:int,         # of a cluster of our own
         scheduler:str|None,  # address, or a scheduler file (*.json); None: a cluster of our own
     ):
-        self.where, self.own, options = scheduler or 'the local cluster', None, dict(timeout=CONNECT_S, set_as_default=False)
+        self.where, self.own, self.restarts, options = scheduler or 'the local cluster', None, [], dict(timeout=CONNECT_S, set_as_default=False)
         try: from distributed import Client, LocalCluster
         except ImportError: raise ConfigError('executor.kind: found dask, but distributed is not installed, wanted the libraries of the extra `dask`', hint=NO_DASK) from None
         if scheduler is None: scheduler = self.own = _own_cluster(LocalCluster, workers)
@@ -280,8 +280,11 @@ class _Cluster:
             try: self.client.restart_workers([address], timeout=30, raise_for_error=False)
             except Exception as error: get_logger('pipeline.executor').info('worker %s could not be restarted: %s', address, error)
             else: after(address)
-        threading.Thread(target=go, daemon=True).start()
-    def close(self)->None:
+        self.restarts.append(threading.Thread(target=go, daemon=True))
+        self.restarts[-1].start()
+    def close(self, at_once:bool)->None:
+        if not at_once and self.own is None:                 # lest the next stage meets a worker that is about to be killed
+            for thread in self.restarts: thread.join(30)
         self.client.close()
         if self.own is not None: self.own.close()
 
@@ -314,7 +317,7 @@ def _outcomes_of(
     raise ConfigError(f'executor: found a dask worker that cannot do the work ({type(error).__name__}: {error}), wanted one with this package',
                       hint='install the same version of spectramind for the workers') from error
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #0fe8cf88
+# %% ../../nbs/90_pipeline/20_executor.ipynb #0ed95983
 WORKERS_S = 300.   # to wait for a worker when there is none
 
 class _Dask:
@@ -388,7 +391,7 @@ class _Dask:
         self.cluster.restart(address, self.dropped.discard)
     def close(self, at_once:bool)->None:
         for address in list(self.team): self._forget(address)
-        self.cluster.close()
+        self.cluster.close(at_once)
 
 # %% ../../nbs/90_pipeline/20_executor.ipynb #e0eee4b8
 def _times(n:int)->str: return {1: 'once', 2: 'twice'}.get(n, f'{n} times')

@@ -22,10 +22,10 @@ from ..core.provenance import utc_now
 from ..core.store import read_json, write_csv_rows, write_json, write_text
 from ..scoring.submission import check_document
 
-# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #a60e8704
-DIRECTIONS = {'score': 'up', 'score_fgs1': 'up', 'score_airs': 'up', 'gll': 'up', 'nll': 'down',
+# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #51fb8a6c
+DIRECTIONS = {'score': 'up', 'score_fgs1': 'up', 'score_airs': 'up', 'score_network': 'up', 'gll': 'up', 'nll': 'down',
               'rmse_fgs1_ppm': 'down', 'rmse_airs_ppm': 'down'}
-PAIRED = ('score', 'score_fgs1', 'score_airs', 'gll', 'nll')   # those that every planet has for itself: a leaderboard may be sorted by them
+PAIRED = ('score', 'score_fgs1', 'score_airs', 'score_network', 'gll', 'nll')   # those that every planet has for itself: a leaderboard may be sorted by them
 
 def check_metric(
     metric:str,
@@ -111,7 +111,7 @@ def compare(
     differs = 'no' if low <= 0 <= high else 'better' if mean*way > 0 else 'worse'
     return dict(mean=mean, low=low, high=high, differs=differs, planets=len(ids), seeds=len(seeds))
 
-# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #6c222631
+# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #29eac2a8
 COLUMNS = ('score', 'score_fgs1', 'score_airs', 'nll', 'coverage_90_fgs1', 'coverage_90_airs', 'gain_physics',
            'score_network', 'share_fgs1', 'share_airs')   # shown, where the runs have them
 
@@ -159,6 +159,11 @@ def leaderboard(
     return dict(name=name, mode=mode, metric=metric, direction=DIRECTIONS[metric], baseline=entries[0].name, swept=swept,
                 rows=ranked + [row for row in rows if row['rank'] is None], version=__version__, time_utc=utc_now())
 
+def _shut(board:dict)->bool:
+    "Whether there are networks, and the gate is shut for all of them."
+    shares = [row['metrics'].get(name) for row in board['rows'] for name in ('share_fgs1', 'share_airs')]
+    return any(share is not None for share in shares) and not any(shares)
+
 def statement(board:dict)->str:
     "In one sentence, what was found; in another, how much of it chance alone would bring."
     others = [row for row in board['rows'] if not row['baseline'] and row['delta']]
@@ -168,6 +173,8 @@ def statement(board:dict)->str:
     count = Counter(row['delta']['differs'] for row in others)
     said = [f'{count["better"]} of {len(others)} settings are better than the baseline, {count["worse"]} worse,',
             f'and {count["no"]} cannot be told from it (95 % intervals).']
+    if board['metric'] != 'score_network' and _shut(board):
+        said.append('The gate let no network in, so networks cannot differ: score_network compares them before it.')
     if len(others) > 1: said.append(f'By chance alone, {.05*len(others):.1g} of {len(others)} would seem to differ.')
     return ' '.join(said)
 

@@ -18,7 +18,7 @@ from ..diagnostics.figures import COLOURS, FAINT, GRID
 from ..diagnostics.page import build_page
 from .leaderboard import HEADS, columns_of, differs, head_of, how_many, remarks, short, signed, statement
 
-# %% ../../nbs/90_pipeline/74_leaderboard_page.ipynb #d8a20cc7
+# %% ../../nbs/90_pipeline/74_leaderboard_page.ipynb #c528c793
 def _look(figure, height:int, legend:bool=False):
     "The look of this page's figures."
     font = dict(family='system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif', size=13, color='#6b7280')
@@ -54,6 +54,7 @@ def show_gains(board:dict): # a plotly figure
     figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=[_cut(row['name']) for row in rows], range=[-.7, len(rows) - .3])
     return _look(figure.update_xaxes(title_text=f'{board["metric"]} minus the baseline\'s'), 130 + 30*max(len(rows), 1), legend=True)
 
+# %% ../../nbs/90_pipeline/74_leaderboard_page.ipynb #7326d3bf
 def numbers_of(values:list)->list|None: # floats, or None where one is no number
     "Values as numbers, if they all are."
     try: found = [float(v) for v in values]

@@ -17,7 +17,7 @@ from ..core.logs import progress
 from ..core.store import json_text, read_json, sha256_file, write_json, write_text
 from .settings import Config
 
-# %% ../../nbs/90_pipeline/12_manifest.ipynb #2e4aba8d
+# %% ../../nbs/90_pipeline/12_manifest.ipynb #adacbfca
 def list_files(
     root:str|Path,  # the challenge tree
 )->dict:            # path below the root -> (size, time of change in ns), in the order of names
@@ -29,7 +29,8 @@ def list_files(
                 if entry.name.startswith('.'): continue
                 if entry.is_file(): found[prefix + entry.name] = (entry.stat().st_size, entry.stat().st_mtime_ns)
                 elif depth and entry.is_dir() and (prefix or entry.name in ('train', 'test')): look(entry.path, f'{prefix}{entry.name}/', depth - 1)
-    if not Path(root).is_dir(): raise DataError(root, 'no folder', 'the root of a challenge tree', hint='set data.root, or make one with `spectramind simulate`')
+    if not Path(root).is_dir():
+        raise DataError(root, 'no folder', 'the root of a challenge tree', hint='set data.root, or make one with `spectramind simulate`')
     look(root, '', 3)
     if not found: raise DataError(root, 'an empty folder', 'a challenge tree', hint='check data.root')
     return dict(sorted(found.items()))

@@ -21,7 +21,7 @@ from ..core.paths import parse_planet_id
 from ..core.provenance import is_done, read_record, write_record
 from ..core.store import json_text, read_csv_rows, read_npz, sha256_file, sweep_below, write_csv_rows, write_npz
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #46cb8f04
+# %% ../../nbs/90_pipeline/30_products.ipynb #99b38857
 INSTRUMENT_FOLDER = {'FGS1': 'fgs1', 'AIRS-CH0': 'airs'}
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Workplace:
     root:Path  # paths.work
     def _planet(self, folder:str, planet_id:int, visit:int=0)->Path:
         name = f'planet_{parse_planet_id(planet_id)}' + (f'_{int(visit)}' if visit else '')
-        return Path(self.root)/'data'/folder/f'{name}.npz'
+        return Path(f'{self.root}/data/{folder}/{name}.npz')
     def calibrated(self, instrument:str, planet_id:int, visit:int)->Path: return self._planet(f'calibrated/{INSTRUMENT_FOLDER[instrument]}', planet_id, visit)
     def fgs1_white(self, planet_id:int, visit:int)->Path: return self._planet('features/fgs1_white', planet_id, visit)
     def airs_bins(self, planet_id:int, visit:int)->Path: return self._planet('features/airs_bins', planet_id, visit)
@@ -139,7 +139,7 @@ def posterior_from(
     "The inverse of `posterior_arrays`."
     return DepthPosterior(planet_id, arrays['mean'], arrays['cov'], *(join_arrays(arrays, name) for name in ('nuisance', 'curves', 'quality')))
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #e0712474
+# %% ../../nbs/90_pipeline/30_products.ipynb #db5b70ac
 @dataclass(frozen=True)
 class Made:
     "What a product was made from."
@@ -155,13 +155,15 @@ class Made:
         arrays:dict,       # what goes there
         quality:dict|None=None, # figures for the record
     )->str:                # its sha256
-        "Write a product and then its record."
-        write_npz(product, **arrays)
-        return self.sign(product, quality)
-    def sign(self, product:Path, quality:dict|None=None)->str:
+        "Write a product and then its record, which has the hash of what was written here, whoever has written there since."
+        hashed = []
+        write_npz(product, hashed=hashed, **arrays)
+        return self.sign(product, quality, hashed[0])
+    def sign(self, product:Path, quality:dict|None=None, sha256:str|None=None)->str:
         "Write the record of a product that is already there."
-        write_record(product, inputs=self.inputs, config_hash=self.settings, quality=quality, code_version=__version__)
-        return sha256_file(product)
+        sha256 = sha256 or sha256_file(product)
+        write_record(product, inputs=self.inputs, config_hash=self.settings, quality=quality, code_version=__version__, sha256=sha256)
+        return sha256
     def fail(self, product:Path, message:str)->None:
         "Record that the product could not be made; an older one is removed, lest it be taken for a new one."
         Path(product).unlink(missing_ok=True)

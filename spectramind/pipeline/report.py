@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRODUCTS', 'fault_of', 'faults_of', 'fit_qualities', 'product_rows', 'held_out', 'Findings', 'judge', 'raw_frame',
            'raw_frames', 'chosen', 'view', 'noise_figures', 'learning_figures', 'page', 'training_rows', 'write_tables',
-           'write_report', 'tell_score', 'diagnose_dashboard']
+           'write_report', 'score_lines', 'diagnose_dashboard']
 
 # %% ../../nbs/90_pipeline/54_report.ipynb #a80c43b7
 from collections import Counter
@@ -29,7 +29,7 @@ from ..scoring.score import ScoreReport, naive_statistics, score
 from ..scoring.submission import clamp
 from ..uncertainty.coverage import reliability
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #dd359e23
+# %% ../../nbs/90_pipeline/54_report.ipynb #af44e500
 def fault_of(
     config:Config, split:str, planet_id:int,
 )->tuple[str, str]|None:  # stage, reason; None when all is well
@@ -49,7 +49,8 @@ def faults_of(
 )->dict:             # test planet -> (stage, reason)
     "Why test planets have no row of their own, or one that is not to be trusted."
     there = {p for split, p in stages.all_planets(config.data.root) if split == 'test'}
-    found = {p: fault_of(config, 'test', p) if p in there else ('predict', 'listed in sample_submission.csv, but the tree has no such folder') for p in map(int, spectra.planet_id)}
+    nowhere = 'predict', 'listed in sample_submission.csv, but the tree has no such folder'
+    found = {p: fault_of(config, 'test', p) if p in there else nowhere for p in map(int, spectra.planet_id)}
     listed = Workplace(Path(config.paths.work)).reports/'bad_planets.csv'
     for planet_id, split, stage, _, message in read_csv_rows(listed)[1] if listed.is_file() else []:
         if (split, stage) == ('test', 'predict') and int(planet_id) in found: found[int(planet_id)] = found[int(planet_id)] or (stage, message)
@@ -66,8 +67,9 @@ def fit_qualities(
         if record and record['status'] == 'ok' and not (fault and fault[0] == 'features'): found[planet_id] = record['quality']
     return found
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #8a72115d
-PRODUCTS = dict(frames=('frames', 'kept'), curves=('valid',), posterior=('chi2_fgs1', 'chi2_airs', 'white_noise_fgs1', 'white_noise_airs', 'n_visits')) # kind -> figures worth a column
+# %% ../../nbs/90_pipeline/54_report.ipynb #64d3f8f5
+PRODUCTS = dict(frames=('frames', 'kept'), curves=('valid',),       # kind -> figures worth a column
+                posterior=('chi2_fgs1', 'chi2_airs', 'white_noise_fgs1', 'white_noise_airs', 'n_visits'))
 
 def product_rows(
     config:Config,
@@ -79,13 +81,16 @@ def product_rows(
         try: visits = [0] if kind == 'posterior' else sorted(v for part in scan_visits(config.data.root, split, planet_id) for v in part)
         except SpectraMindError: visits = [0]
         for visit in visits:
-            product = place.posterior(planet_id) if kind == 'posterior' else place.calibrated('AIRS-CH0', planet_id, visit) if kind == 'frames' else place.airs_bins(planet_id, visit)
+            if kind == 'posterior': product = place.posterior(planet_id)
+            else: product = place.calibrated('AIRS-CH0', planet_id, visit) if kind == 'frames' else place.airs_bins(planet_id, visit)
             record = read_record(product) or dict(status='missing', quality={})
             quality = record['quality']
-            rows.append(dict(planet_id=planet_id, split=split, visit=visit, status=record['status'], **{name: quality.get(name) for name in PRODUCTS[kind]}, reason=str(quality.get('error', quality.get('reason', '')))[:160]))
+            row = dict(planet_id=planet_id, split=split, visit=visit, status=record['status'])
+            reason = str(quality.get('error', quality.get('reason', '')))[:160]
+            rows.append(row | {name: quality.get(name) for name in PRODUCTS[kind]} | dict(reason=reason))
     return rows
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #f3564c1c
+# %% ../../nbs/90_pipeline/54_report.ipynb #1e4a87a6
 def held_out(
     config:Config,
 )->tuple[dict, dict]:  # figures; arrays of oof.npz. Both empty where nothing was trained
@@ -96,7 +101,8 @@ def held_out(
     except DataError: return {}, {}
     ids, naive, gate = oof['planet_id'], naive_statistics(oof['label']), read_json(folder/'members'/'ensemble.json')['gate']
     rows = dict(physics=('physics_mu', 'physics_sigma'), network=('network_mu', 'network_sigma'), gated=('mu', 'sigma'))
-    found = {f'held_out_{k}': float(score((ids, oof['label']), Spectra(ids, np.maximum(oof[m], 0.), oof[s]), *naive).total) for k, (m, s) in rows.items()}
+    judged = lambda mu, sigma: float(score((ids, oof['label']), Spectra(ids, np.maximum(oof[mu], 0.), oof[sigma]), *naive).total)
+    found = {f'held_out_{k}': judged(*names) for k, names in rows.items()}
     return found | dict(share_fgs1=gate['fgs1'], share_airs=gate['airs']), oof
 
 @dataclass(eq=False)
@@ -114,7 +120,8 @@ class Findings:
         return dict(sorted(Counter(self.spectra.origin).items()))
     def figures(self)->dict: # JSON-able
         "For score.json and the log."
-        found = dict(self.score.metrics() if self.score else {}, planets=len(self.spectra), planets_failed=len(self.faults), visits_lost=sum(map(len, self.lost.values())))
+        found = self.score.metrics() if self.score else {}
+        found |= dict(planets=len(self.spectra), planets_failed=len(self.faults), visits_lost=sum(map(len, self.lost.values())))
         if self.physics_score: found |= dict(score_physics=self.physics_score.total, physics=self.physics_score.metrics())
         return found | (self.trained or {}) | {f'rows_{k}': v for k, v in self.origins.items()}
 
@@ -136,7 +143,7 @@ def judge(
     elif oof: tested = oof['label'], oof['mu'], oof['sigma']
     return found, reliability(*tested, seed=config.seed) if tested else {}
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #ffd6b2c3
+# %% ../../nbs/90_pipeline/54_report.ipynb #7ae199ab
 def raw_frame(
     challenge:Challenge, split:str, planet_id:int, instrument:str, visit:int=0,
 )->np.ndarray:     # (row, column) counts
@@ -175,17 +182,19 @@ def view(
     except SpectraMindError: physics = None
     try: alone = None if config.model.kind == 'physics' else read_predictions(Workplace(Path(config.paths.work)).predictions/'physics')
     except SpectraMindError: alone = None
-    same = alone is None or np.array_equal(alone.mu[row], spectra.mu[row]) and np.array_equal(alone.sigma[row], spectra.sigma[row])      # rows are in one order
+    mu, sigma = spectra.mu[row], spectra.sigma[row]
+    same = alone is None or np.array_equal(alone.mu[row], mu) and np.array_equal(alone.sigma[row], sigma)      # rows are in one order
     before = None if same else (alone.mu[row], alone.sigma[row])
-    return PlanetView(planet_id, spectra.mu[row], spectra.sigma[row], truth, physics, raw_frames(config, 'test', planet_id), origin=spectra.origin[row],
+    return PlanetView(planet_id, mu, sigma, truth, physics, raw_frames(config, 'test', planet_id), origin=spectra.origin[row],
                       note=str(physics.quality.get('reason', '')) if physics else 'no fit', before=before)
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #a249d50b
+# %% ../../nbs/90_pipeline/54_report.ipynb #c1d9f21b
 def noise_figures(
     qualities:dict,  # planet -> figures of its fit
 )->dict:             # instrument -> median ratio
     "How the white light curves scatter about their fit, in units of photon plus read noise; 1 is ideal."
-    values = {name: [q[key] for q in qualities.values() if q.get(key) is not None] for name, key in (('FGS1', 'white_noise_fgs1'), ('AIRS', 'white_noise_airs'))}
+    keys = dict(FGS1='white_noise_fgs1', AIRS='white_noise_airs')
+    values = {name: [q[key] for q in qualities.values() if q.get(key) is not None] for name, key in keys.items()}
     return {name: float(np.median(v)) for name, v in values.items() if v}
 
 def learning_figures(
@@ -194,7 +203,8 @@ def learning_figures(
     "How the members of the ensemble learnt, where there are any."
     history = Workplace(Path(config.paths.work)).checkpoints/'history.json'
     if not held_out(config)[0] or not history.is_file(): return {}
-    return {'How each network of the ensemble learnt: its loss, and the score of planets it had not seen. Epoch 0 is the physics.': show_training(read_json(history))}
+    caption = 'How each network of the ensemble learnt: its loss, and the score of planets it had not seen. Epoch 0 is the physics.'
+    return {caption: show_training(read_json(history))}
 
 def page(
     config:Config, found:Findings,
@@ -205,15 +215,16 @@ def page(
     views = [view(config, found.spectra, p, known.get(p)) for p in chosen(found.spectra, found.score, 3 if config.diag.profile == 'full' else 1)]
     notes = {p: f'{stage}: {reason}' for p, (stage, reason) in found.faults.items()}
     for p, visits in found.lost.items(): notes.setdefault(p, '; '.join(f'visit {visit} lost: {reason}' for visit, reason in visits.items()))
-    card = dict(planets=len(found.spectra), failed=len(found.faults), prior_rows=found.origins.get('prior', 0), data=config.data.profile, seed=config.seed,
-                layout=config.submit.layout, version=__version__, configuration=stages.submission_info(config)['config_sha256'][:16],
+    card = dict(planets=len(found.spectra), failed=len(found.faults), prior_rows=found.origins.get('prior', 0), data=config.data.profile,
+                seed=config.seed, layout=config.submit.layout, version=__version__,
+                configuration=stages.submission_info(config)['config_sha256'][:16],
                 training_planets=len(fit_qualities(config, 'train')), white_light_noise=noise_figures(fit_qualities(config, 'test')))
     if found.physics_score: card['score_physics'] = found.physics_score.total
     card |= {name.replace('_', ' '): value for name, value in (found.trained or {}).items()}
     path = Path(config.diag.out or Workplace(Path(config.paths.work)).reports/'diagnostics_dashboard.html')
     return write_page(path, card, views, spectra=found.spectra, report=found.score, notes=notes, figures=learning_figures(config))
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #67891fb0
+# %% ../../nbs/90_pipeline/54_report.ipynb #d4e29139
 def training_rows(
     history:dict,    # member -> list of dicts with epoch, and loss or score
 )->list:             # epoch, mean loss, mean held-out score; '' where nobody has one
@@ -233,10 +244,11 @@ def write_tables(
     history = place.checkpoints/'history.json'
     rows = [(float(f[0]), float(f[0]), float(f[1]), float(a[1])) for f, a in zip(shares['fgs1'], shares['airs'])] if shares else []
     write_csv_rows(place.reports/'plots'/'coverage.csv', ['nominal', 'honest', 'fgs1', 'airs'], rows)
-    write_csv_rows(place.reports/'plots'/'training.csv', ['epoch', 'loss', 'held_out_score'], training_rows(read_json(history)) if found.trained and history.is_file() else [])
+    rows = training_rows(read_json(history)) if found.trained and history.is_file() else []
+    write_csv_rows(place.reports/'plots'/'training.csv', ['epoch', 'loss', 'held_out_score'], rows)
     write_json(place.reports/'score.json', found.figures())
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #5cad322d
+# %% ../../nbs/90_pipeline/54_report.ipynb #4f8604e2
 def write_report(
     config:Config,
 )->Findings:
@@ -246,14 +258,13 @@ def write_report(
     found.page = page(config, found)
     return found
 
-def tell_score(
+def score_lines(
     report:ScoreReport,
-    tell,               # called with lines for people
-)->None:
-    "A score with its parts."
+)->list[str]:
+    "A score with its parts, for people."
     one = next(c for c in report.coverage if abs(c.level - .6827) < .01)
-    tell(f'score {report.total:.4f}  (FGS1 {report.fgs1:.4f}, AIRS {report.airs:.4f}) on {len(report.planet_id)} planets')
-    tell(f'1-sigma coverage {one.fraction:.3f}  (FGS1 {one.fgs1:.3f}, AIRS {one.airs:.3f}; nominal 0.683)')
+    return [f'score {report.total:.4f}  (FGS1 {report.fgs1:.4f}, AIRS {report.airs:.4f}) on {len(report.planet_id)} planets',
+            f'1-sigma coverage {one.fraction:.3f}  (FGS1 {one.fgs1:.3f}, AIRS {one.airs:.3f}; nominal 0.683)']
 
 def diagnose_dashboard(
     config:Config,
@@ -262,8 +273,10 @@ def diagnose_dashboard(
     "The stage `diagnose`: the dashboard, its figures and its tables."
     found = write_report(config)
     if found.faults: tell(f'{len(found.faults)} of {len(found.spectra)} test planets failed or are not to be trusted; the page says why')
-    if found.physics_score: tell(f'score of the physics alone {found.physics_score.total:.4f}  (FGS1 {found.physics_score.fgs1:.4f}, AIRS {found.physics_score.airs:.4f})')
-    if found.score: tell_score(found.score, tell)
-    elif found.trained: tell(f'score of labelled planets held out {found.trained["held_out_gated"]:.4f} (by the physics {found.trained["held_out_physics"]:.4f})')
+    alone, trained = found.physics_score, found.trained
+    if alone: tell(f'score of the physics alone {alone.total:.4f}  (FGS1 {alone.fgs1:.4f}, AIRS {alone.airs:.4f})')
+    if found.score:
+        for line in score_lines(found.score): tell(line)
+    elif trained: tell(f'score of labelled planets held out {trained["held_out_gated"]:.4f} (by the physics {trained["held_out_physics"]:.4f})')
     tell(f'page: {found.page}')
     return {k: v for k, v in found.figures().items() if not isinstance(v, dict)}

@@ -129,13 +129,14 @@ def learn(order:Order)->dict: # JSON-able: cost, note, reused, network (is there
     note = 'training was taken up again; its seconds are those of the last session' if begun and not reused else ''
     return dict(cost=cost, note=note, reused=reused, network=True, found=trained.metrics())
 
-# %% ../../nbs/90_pipeline/69_trial.ipynb #e4cc5112
+# %% ../../nbs/90_pipeline/69_trial.ipynb #da8a7fcb
 @dataclass(frozen=True, eq=False)
 class HeldOut:
     "Labelled planets, each predicted as if it were new."
     planet_id:np.ndarray   # (planet,)
     label:np.ndarray       # (planet, 283) depth
     physics:tuple          # mu, sigma (planet, 283) of the physics alone
+    network:tuple          # mu, sigma (planet, 283) of the networks before the gate; the physics where there is none
     mu:np.ndarray          # (planet, 283) depth, the final row
     sigma:np.ndarray       # (planet, 283) depth
 
@@ -151,13 +152,16 @@ def held_out(
     prior, mu, sigma = cross_fit(posteriors, truth, group_kfold(sorted(labels), min(5, len(labels)), config.seed))
     if not network:
         write_json(Workplace(Path(config.paths.work)).checkpoint, prior.to_dict())
-        return HeldOut(ids, truth, (mu, sigma), mu, sigma)
+        return HeldOut(ids, truth, (mu, sigma), (mu, sigma), mu, sigma)
     place = {int(p): i for i, p in enumerate(ids)}
-    rows = [place[int(p)] for p in calibration.read_oof(config)[0]['planet_id']]
+    oof = calibration.read_oof(config)[0]
+    rows = [place[int(p)] for p in oof['planet_id']]
+    def laid(mu_rows, sigma_rows):
+        both = mu.copy(), sigma.copy()
+        both[0][rows], both[1][rows] = mu_rows, sigma_rows
+        return both
     last = calibration.stages_of(config, 'val')[1]['calibrated']
-    final = mu.copy(), sigma.copy()
-    final[0][rows], final[1][rows] = last
-    return HeldOut(ids, truth, (mu, sigma), *final)
+    return HeldOut(ids, truth, (mu, sigma), laid(oof['network_mu'], oof['network_sigma']), *laid(*last))
 
 def judged(
     held:HeldOut,
@@ -167,18 +171,18 @@ def judged(
     def rows(mu, sigma): return np.maximum(mu, 0.), np.maximum(sigma, ideal_sigma())
     mu, sigma = rows(held.mu, held.sigma)
     truth = held.planet_id, held.label
-    report, alone = (score(truth, Spectra(held.planet_id, *row), *naive) for row in ((mu, sigma), rows(*held.physics)))
+    report, alone, raw = (score(truth, Spectra(held.planet_id, *row), *naive) for row in ((mu, sigma), rows(*held.physics), rows(*held.network)))
     cells, nll = score_cells(held.label, mu, sigma, *naive), planet_nll(held.label, mu, sigma)
     arrays = dict(planet_id=held.planet_id, score=report.per_planet, score_fgs1=cells[:, 0], score_airs=cells[:, 1:].mean(1),
-                  nll=nll, gll=-nll, physics=alone.per_planet, per_bin=report.per_bin)
+                  nll=nll, gll=-nll, score_network=raw.per_planet, physics=alone.per_planet, per_bin=report.per_bin)
     ninety = next(c for c in report.coverage if abs(c.level - .9) < 1e-9)
     both = np.sqrt(np.mean(report.rmse_ppm**2, axis=0))
     figures = dict(score=report.total, score_fgs1=report.fgs1, score_airs=report.airs, gll=report.gll, nll=report.nll,
                    rmse_fgs1_ppm=float(both[0]), rmse_airs_ppm=float(both[1]), coverage_90_fgs1=ninety.fgs1, coverage_90_airs=ninety.airs,
-                   score_physics=alone.total, gain_physics=float((report.per_planet - alone.per_planet).mean()))
+                   score_physics=alone.total, score_network=raw.total, gain_physics=float((report.per_planet - alone.per_planet).mean()))
     return arrays, figures
 
-# %% ../../nbs/90_pipeline/69_trial.ipynb #03c9096b
+# %% ../../nbs/90_pipeline/69_trial.ipynb #3cb72874
 def predict_test(config:Config)->int: # rows
     "Predictions and submission of the test planets, where there are any; nobody looks at their truth."
     if not stages.expected_planets(config.data.root): return 0
@@ -197,9 +201,8 @@ def carry_out(
         held = held_out(config, said['network'])
         arrays, figures = judged(held, naive_statistics(np.array(list(stages.training_labels(config)[0].values()))))
         rows = predict_test(config)
-    more = dict(score_network='held_out_network', share_fgs1='share_fgs1', share_airs='share_airs')
-    alone = {name: said['found'][key] for name, key in more.items() if key in said['found']}
-    return arrays, said | dict(metrics=figures | alone, cost=said['cost'] | dict(planets=len(held.planet_id)), rows=rows)
+    shares = {name: said['found'][name] for name in ('share_fgs1', 'share_airs') if name in said['found']}
+    return arrays, said | dict(metrics=figures | shares, cost=said['cost'] | dict(planets=len(held.planet_id)), rows=rows)
 
 def carry(
     job:tuple,   # the Order, and what carries it out

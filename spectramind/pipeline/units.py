@@ -7,16 +7,17 @@ __all__ = ['CODE', 'DAMAGE', 'settings_hash', 'Observe', 'Fit', 'visit_files', '
            'pending', 'stands', 'observe', 'read_curves', 'sound_visits', 'fit_sound', 'fit', 'fitted',
            'read_posterior']
 
-# %% ../../nbs/90_pipeline/40_units.ipynb #0325f75f
+# %% ../../nbs/90_pipeline/40_units.ipynb #4eb4e30b
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from numba import get_num_threads
 
 import numpy as np
 
-from ..challenge.layout import INSTRUMENTS, MAPS, Challenge, calibration_path, planet_dir, scan_visits, signal_path
+from ..challenge.layout import INSTRUMENTS, Challenge, planet_dir, scan_visits, signal_path, visit_paths
 from ..challenge.planets import StarRow
 from ..core.determinism import single_threaded_blas
 from ..core.errors import DataError, SpectraMindError, UsageError
@@ -29,7 +30,7 @@ from ..photometry.extract import PhotometryConfig, extract_visit
 from .products import (Made, Workplace, curves_arrays, curves_from, frames_arrays, posterior_arrays, posterior_from,
                                            read_product)
 
-# %% ../../nbs/90_pipeline/40_units.ipynb #ca1021b1
+# %% ../../nbs/90_pipeline/40_units.ipynb #e8a09f0d
 CODE = {'calibrate': ('core.nouns', 'challenge', 'detector', 'pipeline.units', 'pipeline.products')}   # whose change makes products stale, comments aside
 CODE |= {'features': (*CODE['calibrate'], 'photometry'), 'fit': ('lightcurve', 'physics', 'pipeline.units', 'pipeline.products'), 'prior': ('lightcurve',), 'calibration': ('uncertainty', 'pipeline.calibration')}
 CODE['train'] = ('lightcurve', 'network', 'scoring', 'symbolic', 'training', 'pipeline.learning')
@@ -40,6 +41,13 @@ def settings_hash(
 )->str:
     "The hash a stage's products are signed with: its settings, and the code that makes them."
     return sha256_json(dict(values, stage=stage, code=code_hash(*CODE[stage])))
+
+@lru_cache(maxsize=64)     # the same for every planet
+def _frames_settings(steps:CalibConfig, persist:str, bins:int)->str: return settings_hash('calibrate', steps=asdict(steps), persist=persist, bins=bins)
+@lru_cache(maxsize=64)
+def _curves_settings(steps:CalibConfig, photometry:PhotometryConfig)->str: return settings_hash('features', steps=asdict(steps), photometry=asdict(photometry))
+@lru_cache(maxsize=64)
+def _fit_settings(config:FitConfig, curves:str)->str: return settings_hash('fit', fit=asdict(config), curves=curves)
 
 @dataclass(frozen=True)
 class Observe:
@@ -55,9 +63,9 @@ class Observe:
     curves:bool=True             # make light curves
     full:bool=False              # compare inputs byte by byte
     @property
-    def frames_settings(self)->str: return settings_hash('calibrate', steps=asdict(self.steps), persist=self.persist, bins=self.frame_bins)
+    def frames_settings(self)->str: return _frames_settings(self.steps, self.persist, self.frame_bins)
     @property
-    def curves_settings(self)->str: return settings_hash('features', steps=asdict(self.steps), photometry=asdict(self.photometry))
+    def curves_settings(self)->str: return _curves_settings(self.steps, self.photometry)
 
 @dataclass(frozen=True)
 class Fit:
@@ -71,17 +79,14 @@ class Fit:
     curves_settings:str      # hash the light curves were made with
     fault:tuple=()           # why there is no star row: path, found, wanted
     @property
-    def settings(self)->str: return settings_hash('fit', fit=asdict(self.config), curves=self.curves_settings)
+    def settings(self)->str: return _fit_settings(self.config, self.curves_settings)
 
-# %% ../../nbs/90_pipeline/40_units.ipynb #3ba38b1f
+# %% ../../nbs/90_pipeline/40_units.ipynb #abfbaaa3
 def visit_files(
     root:str|Path, split:str, planet_id:int, visit:int,
 )->dict:               # name -> path
     "Every file the light curves of a visit depend on."
-    files = {}
-    for name in INSTRUMENTS:
-        files[f'{name}_signal'] = signal_path(root, split, planet_id, name, visit)
-        for part in MAPS: files[f'{name}_{part}'] = calibration_path(root, split, planet_id, name, visit, part)
+    files = visit_paths(root, split, planet_id, visit)
     tables = {name: Path(root)/name for name in ('axis_info.parquet', 'adc_info.csv', 'coadds.json')}
     return files | {name: path for name, path in tables.items() if name != 'coadds.json' or path.is_file()}
 
@@ -105,7 +110,7 @@ def timeless(
     if isinstance(tree, dict): return {k: timeless(v) for k, v in tree.items() if k not in ('seconds', 'duration_s')}
     return [timeless(v) for v in tree] if isinstance(tree, (list, tuple)) else tree
 
-# %% ../../nbs/90_pipeline/40_units.ipynb #8c603b6d
+# %% ../../nbs/90_pipeline/40_units.ipynb #6063c37b
 DAMAGE = (DataError, UsageError, np.linalg.LinAlgError, FloatingPointError, RuntimeWarning) # what unfit data raise; the last where warnings are errors
 
 def damage(
@@ -124,7 +129,7 @@ def give_up(
     "Record the failure in place of a visit's light curves."
     if not order.curves: return
     place, files = Workplace(Path(order.work)), visit_files(order.root, order.split, order.planet_id, visit)
-    made = Made(fingerprint_inputs({name: path for name, path in files.items() if path.is_file()}, full=order.full), order.curves_settings)
+    made = Made(fingerprint_inputs({name: path for name, path in files.items() if Path(path).is_file()}, full=order.full), order.curves_settings)
     for product in (place.fgs1_white(order.planet_id, visit), place.airs_bins(order.planet_id, visit)): made.fail(product, getattr(error, 'message', repr(error)))
 
 # %% ../../nbs/90_pipeline/40_units.ipynb #72d67568
@@ -186,7 +191,7 @@ def observe(
     if not sound: raise lost[min(lost)]
     return dict(visits=len(sound), made=computed, lost={str(visit): lost[visit].message for visit in sorted(lost)})
 
-# %% ../../nbs/90_pipeline/40_units.ipynb #e3eacaa9
+# %% ../../nbs/90_pipeline/40_units.ipynb #adfcfb2c
 def read_curves(
     work:str|Path, planet_id:int, visits:list,
     settings:str|None=None,    # hash they should have been made with
@@ -266,7 +271,7 @@ def _lost(product:Path)->dict:
 
 def _made_from(order:Fit, hashes:dict, lost)->Made:
     "What a posterior is made from; that a visit was lost is part of it, so that a record always says so."
-    return Made(hashes | {f'lost_{visit}': sha256_json('lost') for visit in lost} | dict(star=sha256_json(asdict(order.star)) if order.star else ''), order.settings)
+    return Made(hashes | {f'lost_{visit}': sha256_json('lost') for visit in lost} | dict(star=sha256_json(vars(order.star)) if order.star else ''), order.settings)
 
 def read_posterior(
     work:str|Path, planet_id:int,

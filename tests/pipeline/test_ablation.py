@@ -327,7 +327,7 @@ def test_runs_share_products_and_networks(earnest, wide):
     assert weights("bare") == weights("baseline") != weights("fast") and len(weights("bare")) == 3
     assert board["bare"]["runs"][0]["reused"] == folder["baseline"].name and not board["fast"]["runs"][0]["reused"]
     assert board["bare"]["cost"]["train_s"] == board["baseline"]["cost"]["train_s"] > 0 and board["baseline"]["cost"]["parameters"] > 1000 and board["baseline"]["cost"]["members"] == 2
-    assert {"score_network", "share_fgs1", "share_airs"} <= set(board["baseline"]["metrics"]) and "score_network" not in board["physics"]["metrics"]
+    assert {"share_fgs1", "share_airs"} <= set(board["baseline"]["metrics"]) and "share_airs" not in board["physics"]["metrics"]
     assert not list(folder["bare"].rglob("last.ckpt")) and list(folder["fast"].rglob("last.ckpt"))
     for name, where in folder.items():
         assert (where/"artifacts"/"predictions"/"mu.csv").is_file() and (where/"dist"/"submission.csv").is_file() and (where/"config.snapshot.yaml").is_file()
@@ -342,12 +342,15 @@ def test_every_run_is_judged_on_the_same_planets(earnest):
     physics = read_npz(p.folder/board["physics"]["runs"][0]["folder"]/"scores.npz")
     for a in arrays: np.testing.assert_array_equal(a["physics"], physics["score"])    # out of fold, whatever the run
     np.testing.assert_array_equal(physics["physics"], physics["score"])
+    np.testing.assert_array_equal(physics["score_network"], physics["score"])
     baseline = p.folder/board["baseline"]["runs"][0]["folder"]
     oof, scores = read_npz(baseline/"artifacts"/"checkpoints"/"oof.npz"), read_npz(baseline/"scores.npz")
     labels = np.array(list(stages.training_labels(p.config)[0].values()))
-    again = score_cells(oof["label"], np.maximum(oof["physics_mu"], 0), np.maximum(oof["physics_sigma"], ideal_sigma()), *naive_statistics(labels))
     place = {int(i): k for k, i in enumerate(scores["planet_id"])}
-    np.testing.assert_allclose(scores["physics"][[place[int(i)] for i in oof["planet_id"]]], np.average(again, axis=1, weights=np.r_[57.846, np.ones(282)]), rtol=1e-12)
+    for name, kind in (("physics", "physics"), ("score_network", "network")):
+        cells = score_cells(oof["label"], np.maximum(oof[f"{kind}_mu"], 0), np.maximum(oof[f"{kind}_sigma"], ideal_sigma()), *naive_statistics(labels))
+        again = np.average(cells, axis=1, weights=np.r_[57.846, np.ones(282)])
+        np.testing.assert_allclose(scores[name][[place[int(i)] for i in oof["planet_id"]]], again, rtol=1e-12)
 
 
 def test_a_package_predicts_what_its_run_predicted(earnest, wide, tmp_path):

@@ -115,6 +115,13 @@ def test_what_chance_would_bring_is_said():
     assert re.match(r"\d+ of 21 settings are better .* By chance alone, 1 of 21 would seem to differ\.", statement(board))
 
 
+def test_a_shut_gate_is_said():
+    shut = lambda e: replace(e, runs=tuple(replace(r, metrics=r.metrics | dict(share_fgs1=0., share_airs=0.)) for r in e.runs))
+    entries = [shut(BASE), shut(entry("one", own=1))]
+    assert "gate let no network in" in statement(leaderboard(entries)) and "gate" not in statement(leaderboard(entries, "score_network"))
+    assert "gate" not in statement(leaderboard([BASE, entries[1], replace(entries[1], runs=(replace(entries[1].runs[0], metrics=entries[1].runs[0].metrics | dict(share_airs=.5)),))]))
+
+
 NASTY = 'a|b <script>alert(1)</script> "q" `c` *d* [e](javascript:f) </table>'
 
 

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 
 from spectramind.challenge.layout import Challenge
 from spectramind.core.errors import ConfigError, DataError, InternalError, UsageError
-from spectramind.pipeline import notebook_run
+from spectramind.pipeline import notebook_copy, notebook_run
 from spectramind.pipeline.cli import app
 from spectramind.pipeline.config import config_hash, load_config
-from spectramind.pipeline.notebook_run import check_notebook, execute, notebook_of, read_notebook, render_nbconvert, runs_dir
+from spectramind.pipeline.notebook_run import check_notebook, execute, notebook_of, read_notebook, runs_dir
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUNS = sorted((REPOSITORY/"nbs"/"runs").glob("*.ipynb"))
@@ -114,7 +114,7 @@ def test_a_good_end_and_what_the_copy_keeps(tmp_path):
     text, page = (folder/"executed.ipynb").read_text(), (folder/"executed.html").read_text()
     assert str(tmp_path) not in text and str(Path.home()) not in text and str(REPOSITORY) not in text and "papermill" not in json.dumps(book.metadata)
     assert "RUN\nat work" in code_of(book)[3].outputs[0].text and "application/vnd.plotly.v1+json" in code_of(book)[4].outputs[0].data
-    assert page.count('data-figure="figure-1"') == 1 and "default-src 'none'" in page and page == render_nbconvert(book, "trial, now")
+    assert page.count('data-figure="figure-1"') == 1 and "default-src 'none'" in page and page == notebook_copy.render_nbconvert(book, "trial, now")
     assert json.loads((folder/"effective.json").read_text())["config_hash"] == config_hash(load_config([f"paths.work={tmp_path}/work", "seed=11"]))
 
 
@@ -188,9 +188,9 @@ def test_quarto_is_asked_first_and_its_failure_is_not_ours(tmp_path, monkeypatch
     quarto = tmp_path/"quarto"
     quarto.write_text("#!/bin/sh\necho \"$@\" > asked\necho '<p>by quarto</p>' > executed.html\n")
     quarto.chmod(0o755)
-    assert notebook_run.render(book, "a title") == "<p>by quarto</p>\n"
+    assert notebook_copy.render(book, "a title") == "<p>by quarto</p>\n"
     quarto.write_text("#!/bin/sh\necho 'no such format' >&2\nexit 1\n")
-    assert "default-src 'none'" in notebook_run.render(book, "a title")
+    assert "default-src 'none'" in notebook_copy.render(book, "a title")
 
 
 # the stages themselves
@@ -254,11 +254,13 @@ def test_the_notebook_of_simulate(tmp_path, monkeypatch):
     assert shown == ["Run", "Figure", "Figure", "DataFrame"] and len((tmp_path/"run"/"planets.csv").read_text().splitlines()) == 4
 
 
-def test_a_notebook_opened_by_hand_has_a_record_of_its_own(tmp_path):
+def test_a_notebook_opened_by_hand_has_a_record_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY/"nbs"/"runs")
     run = notebook_run.opened("submit", [f"paths.work={tmp_path}"])
     run.do(lambda config, tell: dict(rows=3))
     assert "all settings" in run._repr_html_() and "submit" in repr(run)
     run.close()
+    assert Path.cwd() == REPOSITORY                              # not where the notebook lies
     folder = next((tmp_path/"artifacts"/"runs"/"submit").iterdir())
     assert json.loads((folder/"status.json").read_text())["state"] == "done" and json.loads((tmp_path/"events.jsonl").read_text())["metrics"] == dict(rows=3)
     bad = notebook_run.opened("submit", [f"paths.work={tmp_path}"])
