@@ -22,10 +22,11 @@ from ..core.provenance import utc_now
 from ..core.store import read_json, write_csv_rows, write_json, write_text
 from ..scoring.submission import check_document
 
-# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #51fb8a6c
+# %% ../../nbs/90_pipeline/72_leaderboard.ipynb #d47e6ae2
 DIRECTIONS = {'score': 'up', 'score_fgs1': 'up', 'score_airs': 'up', 'score_network': 'up', 'gll': 'up', 'nll': 'down',
               'rmse_fgs1_ppm': 'down', 'rmse_airs_ppm': 'down'}
-PAIRED = ('score', 'score_fgs1', 'score_airs', 'score_network', 'gll', 'nll')   # those that every planet has for itself: a leaderboard may be sorted by them
+# those that every planet has for itself: a leaderboard may be sorted by them
+PAIRED = ('score', 'score_fgs1', 'score_airs', 'score_network', 'gll', 'nll')
 
 def check_metric(
     metric:str,

@@ -66,7 +66,7 @@ def clean_executed(
     nbformat.validate(clean)
     return clean
 
-# %% ../../nbs/90_pipeline/57_notebook_copy.ipynb #c1ed733c
+# %% ../../nbs/90_pipeline/57_notebook_copy.ipynb #acf2279b
 PLOTLY = 'application/vnd.plotly.v1+json'
 _MORE_STYLE = '''<style>
 .highlight pre,pre{overflow-x:auto;font-size:.85rem;line-height:1.4;background:var(--card);border:1px solid var(--line);border-radius:.5rem;padding:.7rem .9rem}
@@ -98,6 +98,8 @@ def render_nbconvert(
     style = f'<style>{HtmlFormatter(style="default").get_style_defs(".highlight")}</style>{_MORE_STYLE}'
     return build_page(title, f'{style}<main>{body}</main>', json.dumps(figures), get_plotlyjs() if figures else '')
 
+
+# %% ../../nbs/90_pipeline/57_notebook_copy.ipynb #56d37796
 def render_quarto(
     book,        # a clean executed notebook
     title:str,

@@ -21,7 +21,7 @@ from .config import config_hash, config_yaml, load_config, read_yaml
 from .notebook_copy import keep_copy
 from .session import working, write_traceback
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #bcaed57b
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #fcde8881
 SAME = {'demo': 'run', 'preprocess': 'features'}   # commands that share a notebook
 OUTCOME, EFFECTIVE, REQUEST = 'outcome.json', 'effective.json', 'request.json'
 
@@ -52,6 +52,8 @@ def notebook_of(
                           hint='leave --engine out: the command itself does the same work')
     return path
 
+
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #5f5c401d
 def _assigned(
     source:str,  # of a cell
 )->list[str]:    # names; '?' for anything that is no plain assignment
@@ -275,7 +277,7 @@ def _ended(
     if isinstance(error, RuntimeError): detail += ' (is ipykernel installed for it?)'
     return InternalError(f'{name}: found {detail}, wanted it to end well', hint=f'the traceback is in {write_traceback(work, error)}; {copy}')
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #d2bf02e2
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #a82c9880
 def flat_values(
     node:dict,
     prefix:str='',  # of the keys
@@ -304,6 +306,8 @@ def _compared(effective:dict|None, outcome:dict, wanted:str, name:str)->BaseExce
     return ConfigError(f'{name}: found a kernel that imports spectramind from {effective["package"]}, wanted this one',
                        hint='the kernel python3 belongs to another environment: python -m ipykernel install --sys-prefix, or --engine direct')
 
+
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #85ead066
 def _read(path:Path)->dict|None:
     "A small document of the run, if it is there and whole."
     try: return read_json(path)

@@ -186,7 +186,7 @@ def test_json_round_trip(tmp_path_factory, obj):
 
 
 @pytest.mark.parametrize('obj, where', [(dict(a=[1, float('nan')]), r'\$\.a\[1\]'), (dict(b=np.array([np.inf])), r'\$\.b\[0\]'), (dict(c=object()), r'\$\.c'),
-                                        ({(1, 2): 3}, r'\$'), ({1: 'a', '1': 'b'}, 'spelt alike'), ([{1}], r'\$\[0\]')], ids=str)
+                                        ({(1, 2): 3}, r'\$'), ({1: 'a', '1': 'b'}, 'spelt alike'), ([{1}], r'\$\[0\]')], ids=['nan', 'inf', 'object', 'tuple', 'alike', 'set'])
 def test_json_refuses(tmp_path, obj, where):
     with pytest.raises(UsageError, match=where): S.write_json(tmp_path/'a.json', obj)
     assert list(tmp_path.iterdir()) == []
