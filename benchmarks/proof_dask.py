@@ -38,7 +38,7 @@ FIRST_ID = 4_000_000_000
 def make_tree(root, truth, visits, full, seed):
     "One simulated planet under many names; its files are links, so that forty take the room of one."
     from spectramind.simulate.observatory import simulate_tree
-    simulate_tree(root, truth, profile="science" if full else "smoke", n_train=1, n_test=1, seed=seed)
+    simulate_tree(root, truth, profile="science" if full else "smoke", n_train=1, n_test=0, seed=seed)
     (planet,) = (root/"train").iterdir()
     for other in (root/"test").iterdir(): shutil.rmtree(other)
     for extra in range(1, 100):                                          # a planet with several visits lends its first only

@@ -174,7 +174,7 @@ def calibration_path(
     if name is not None and name not in MAPS: raise UsageError(f'calibration map: found {name!r:.40}, wanted one of {", ".join(MAPS)}')
     return inside(root, planet_dir(root, split, planet_id), folder, *([f'{name}.parquet'] if name else []))
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #691af2c7
+# %% ../../nbs/10_challenge/40_layout.ipynb #1ae8d6ff
 def _below(
     root:str|Path,  # the challenge tree
     folder:str,     # a resolved folder inside it
@@ -192,9 +192,10 @@ def visit_paths(
     split:str,        # 'train' or 'test'
     planet_id:object, # any spelling of the id
     visit:int=0,      # 0, 1 ...
+    folder:str|Path|None=None, # the planet's, resolved, where it is known already
 )->dict:              # 'FGS1_signal', 'FGS1_dark' ... -> file
     "Every file of a visit, inside the root; they need not exist."
-    folder, n, found = str(planet_dir(root, split, planet_id)), _visit_number(visit), {}
+    folder, n, found = str(folder or planet_dir(root, split, planet_id)), _visit_number(visit), {}
     for name in INSTRUMENTS:
         found[f'{name}_signal'] = _below(root, folder, f'{name}_signal_{n}.parquet')
         for part in MAPS: found[f'{name}_{part}'] = _below(root, folder, f'{name}_calibration_{n}', f'{part}.parquet')
@@ -225,7 +226,7 @@ def list_planets(
     if strange: get_logger('challenge').warning('%s: left out %d folders that are no planet id (%s)', split, len(strange), ', '.join(strange[:5]))
     return ids
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #6960121f
+# %% ../../nbs/10_challenge/40_layout.ipynb #8e57f3af
 _PART = re.compile('(FGS1|AIRS-CH0)_(signal|calibration)_([0-9]{1,3})([.]parquet)?')
 
 def scan_visits(
@@ -241,7 +242,7 @@ def scan_visits(
     if not visits: raise DataError(folder, 'no visit', 'at least one, such as FGS1_signal_0.parquet and its companions')
     half = {}
     for visit in visits:
-        wanted = visit_paths(root, split, planet_id, visit).values()
+        wanted = visit_paths(root, split, planet_id, visit, folder).values()
         if missing := [os.path.relpath(path, folder) for path in wanted if not os.path.isfile(path)]:
             half[visit] = DataError(folder, f'half of visit {visit}: {", ".join(missing[:4])}{" ..." if len(missing) > 4 else ""} missing',
                                     f'all {len(wanted)} files of a visit')

@@ -6,7 +6,7 @@
 __all__ = ['STATUSES', 'record_path', 'utc_now', 'write_record', 'read_record', 'is_done', 'fingerprint_inputs', 'code_hash',
            'list_records', 'standing']
 
-# %% ../../nbs/00_core/60_provenance.ipynb #cf681bb6
+# %% ../../nbs/00_core/60_provenance.ipynb #fc437141
 import functools
 import hashlib
 import importlib.util
@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .errors import DataError, UsageError
-from .store import fingerprint_file, read_json, sha256_file, write_json
+from .store import fingerprint_file, sha256_file, write_json
 
 # %% ../../nbs/00_core/60_provenance.ipynb #49a49b84
 def record_path(
@@ -52,16 +52,23 @@ def write_record(
                   config_hash=config_hash, status=status, quality=quality or {}, code_version=code_version, time_utc=utc_now())
     return write_json(record_path(product), record)
 
-# %% ../../nbs/00_core/60_provenance.ipynb #715841fd
+# %% ../../nbs/00_core/60_provenance.ipynb #3690d622
+def _read_quickly(
+    path:str, # a record's file
+)->dict|None:
+    "A record, or None when it is missing or damaged."
+    try:
+        with open(path, 'rb') as stream: record = json.loads(stream.read())
+    except (OSError, ValueError, RecursionError): return None
+    return record if isinstance(record, dict) else None
+
 def read_record(
     product:str|Path, # the product
 )->dict|None:         # its record, or None when there is no sound one
     "A product's record, or None when it is missing or damaged."
-    try: record = read_json(record_path(product))
-    except DataError: return None
-    return record if isinstance(record, dict) else None
+    return _read_quickly(f'{product}.json')
 
-# %% ../../nbs/00_core/60_provenance.ipynb #8b7847b9
+# %% ../../nbs/00_core/60_provenance.ipynb #90295ea5
 def is_done(
     product:str|Path,    # the product
     inputs:dict,         # input name -> sha256 or fingerprint, as they are now
@@ -71,7 +78,8 @@ def is_done(
     record = read_record(product)
     if record is None or record.get('status') != 'ok' or record.get('config_hash') != config_hash: return False
     if record.get('inputs') != dict(inputs): return False
-    return Path(product).is_file() and sha256_file(product) == record.get('sha256')
+    try: return sha256_file(product) == record.get('sha256')
+    except DataError: return False
 
 # %% ../../nbs/00_core/60_provenance.ipynb #b217620f
 def fingerprint_inputs(
@@ -113,16 +121,7 @@ def code_hash(
         chosen = chosen | found
     return hashlib.sha256(''.join(f'{module} {_text_hash(chosen[module])}\n' for module in sorted(chosen)).encode()).hexdigest()
 
-# %% ../../nbs/00_core/60_provenance.ipynb #ab31f594
-def _read_quickly(
-    path:str, # a record's file
-)->dict|None:
-    "A record, or None when it is missing or damaged."
-    try:
-        with open(path, 'rb') as stream: record = json.loads(stream.read())
-    except (OSError, ValueError, RecursionError): return None
-    return record if isinstance(record, dict) else None
-
+# %% ../../nbs/00_core/60_provenance.ipynb #4735ff5a
 def list_records(
     folder:str|Path,    # where products lie
     suffix:str='.npz',  # of the products

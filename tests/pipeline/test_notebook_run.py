@@ -1,5 +1,6 @@
 "A run notebook ends as the command would, says so itself, and leaves a copy that holds nothing of the machine."
 import ast
+import importlib
 import json
 import os
 import signal
@@ -49,6 +50,8 @@ def test_a_run_notebook_only_calls(path):
     assert cells[-1].source == "run.close()" and f"opened('{path.stem}', " in path.read_text().replace('\\"', '"')
     assert sum(line.startswith("run.do(") for line in lines) == 1
     opened = next(node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "opened")
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom): assert all(hasattr(importlib.import_module(node.module), alias.name) for alias in node.names), ast.unparse(node)
     assert ast.unparse(opened.args[2]) == "run_dir" and {node.id for node in ast.walk(opened.args[1]) if isinstance(node, ast.Name)} <= {"overrides", "wanted"}
 
 
