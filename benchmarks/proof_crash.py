@@ -331,7 +331,8 @@ def freeze(folder):
     for name in ("spectramind", "configs", "schemas"): shutil.copytree(HERE.parent/name, folder/name, copy_function=shutil.copy2)
     shutil.copy2(HERE.parent/"settings.ini", folder)
     sys.path.insert(0, str(folder))
-    ENVIRONMENT["PYTHONPATH"] = str(folder)
+    os.environ["PYTHONPATH"] = ENVIRONMENT["PYTHONPATH"] = str(folder)
+    return folder
 
 
 def link(source, target):

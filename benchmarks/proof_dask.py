@@ -27,6 +27,8 @@ import threading
 import time
 from pathlib import Path
 
+from proof_crash import freeze
+
 HERE = Path(__file__).resolve().parent
 BAR = 1.15
 ENVIRONMENT = os.environ | dict(PYTHONPATH=os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
@@ -202,6 +204,7 @@ def main():
     began, wrong = time.monotonic(), []
     with tempfile.TemporaryDirectory(dir=args.work) as temporary:
         folder = Path(temporary)
+        ENVIRONMENT["PYTHONPATH"] = str(freeze(folder/"code"))
         root = folder/"tree"
         make_tree(root, folder/"truth", args.visits, args.full, args.seed)
         print(f"{args.visits} visits made in {time.monotonic() - began:.0f} s", flush=True)

@@ -25,6 +25,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from proof_crash import freeze
+
 for _name in ("OMP", "OPENBLAS", "MKL", "NUMBA"): os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 os.environ.setdefault("SPECTRAMIND_QUIET", "1")
@@ -233,7 +235,7 @@ def administered(args, folder):
     found = {}
     for name in TASKS:
         done = subprocess.run([sys.executable, str(HERE/"proof_scale.py"), "--task", name, str(root), str(work)], capture_output=True, text=True,
-                              env=os.environ | dict(PYTHONPATH=os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])))
+                              env=os.environ)
         if done.returncode: raise SystemExit(f"{name} ended with {done.returncode}: {done.stderr[-2000:]}")
         found[name] = json.loads(done.stdout.splitlines()[-1])
     print("\n| task | seconds | processor s | peak MB | of them imports | found |\n|---|---:|---:|---:|---:|---:|")
@@ -270,6 +272,7 @@ def main():
         return 0
     with tempfile.TemporaryDirectory(dir=args.work) as temporary:
         folder = Path(temporary)
+        freeze(folder/"code")
         if args.profile: return profile(args, folder)
         paper = on_paper(args, folder) if args.planets or args.tree else None
         many = administered(args, folder) if args.records else None

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ACTIONS', 'MAKES', 'FILES', 'reported', 'simulate', 'data', 'calibrate', 'features', 'fit', 'train', 'calibrate_temp',
-           'calibrate_corel', 'uncertainty', 'predict', 'submit', 'diagnose', 'diagnose_calibration', 'score_lines',
-           'run', 'action', 'products_of', 'artifacts_of']
+           'calibrate_corel', 'uncertainty', 'predict', 'submit', 'diagnose', 'diagnose_calibration', 'run', 'action',
+           'products_of', 'artifacts_of']
 
 # %% ../../nbs/90_pipeline/56_actions.ipynb #f4201260
 from pathlib import Path
@@ -121,7 +121,7 @@ def submit(config, tell)->dict:
          f'{manifest["sigma_floored_fgs1"] + manifest["sigma_floored_airs"]} error bars raised to the floor')
     return dict(rows=manifest['rows'], mu_clamped=manifest['mu_clamped'])
 
-# %% ../../nbs/90_pipeline/56_actions.ipynb #98f5b3ef
+# %% ../../nbs/90_pipeline/56_actions.ipynb #bab196a6
 def diagnose(config, tell)->dict:
     "The dashboard, from what the stages have left."
     from spectramind.pipeline.report import diagnose_dashboard
@@ -136,16 +136,9 @@ def diagnose_calibration(config, tell)->dict:
         tell(f'{name}: nll {m["nll"]:.4f} per cell, rms of error over sigma {m["z_rms_fgs1"]:.3f} (FGS1), {m["z_rms_airs"]:.3f} (AIRS)')
     return {f'{name.replace(" ", "_")}_nll': numbers['metrics']['nll'] for name, numbers in found.items()}
 
-def score_lines(
-    report,        # ScoreReport
-)->list[str]:
-    "A score with its parts, for people."
-    one = next(c for c in report.coverage if abs(c.level - .6827) < .01)
-    return [f'score {report.total:.4f}  (FGS1 {report.fgs1:.4f}, AIRS {report.airs:.4f}) on {len(report.planet_id)} planets',
-            f'1-sigma coverage {one.fraction:.3f}  (FGS1 {one.fgs1:.3f}, AIRS {one.airs:.3f}; nominal 0.683)']
-
 def run(config, tell)->dict:
     "All stages, and the figures people want to see at the end."
+    from spectramind.pipeline.report import score_lines
     from spectramind.pipeline.run import run as run_all
     summary = run_all(config, tell)
     if summary.bad: tell(f'{len(summary.bad)} bad planets: artifacts/reports/bad_planets.csv')

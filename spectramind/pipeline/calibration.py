@@ -7,14 +7,14 @@ __all__ = ['LEVEL', 'TOLERANCE', 'Step', 'judge_temperature', 'judge_corel', 'ju
            'calibrate_temp', 'calibrate_corel', 'Calibration', 'read_calibration', 'stages_of', 'diagnosis',
            'diagnose_calibration']
 
-# %% ../../nbs/90_pipeline/51_calibration.ipynb #88a3d1ce
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #c9f4083e
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..core.errors import DataError, SchemaError, UsageError
-from ..core.store import read_json, write_csv_rows, write_json
+from ..core.store import json_text, read_json, write_csv_rows, write_json
 from ..diagnostics.dashboard import write_page
 from ..diagnostics.figures import show_pit, show_reliability, show_z_histogram
 from . import stages
@@ -101,16 +101,18 @@ def judge(
     c = judge_corel(oof, settings, t.sigma, seed)
     return [t, c, judge_outliers(oof, settings, c.sigma, seed)]
 
-# %% ../../nbs/90_pipeline/51_calibration.ipynb #af777ec1
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #b45a1fa1
 def read_oof(config:Config)->tuple[dict, str]: # arrays, sha256
     "The held-out predictions that training left; raises `DataError` when there are none."
     return read_product(Workplace(Path(config.paths.work)).checkpoints/'oof.npz', 'train')
 
 def _keep(config:Config, step:Step, sha:str)->Path:
-    "Write one step's document and its record."
-    path = Workplace(Path(config.paths.work)).calibration/f'{step.name}.json'
-    write_json(path, step.document | dict(oof=sha))
-    Made(dict(oof=sha), settings_hash('calibration', step=step.name, uncertainty=asdict(config.uncertainty), seed=config.seed)).sign(path, dict(used=step.used))
+    "Write one step's document and its record, unless they stand."
+    path, document = Workplace(Path(config.paths.work)).calibration/f'{step.name}.json', step.document | dict(oof=sha)
+    made = Made(dict(oof=sha), settings_hash('calibration', step=step.name, uncertainty=asdict(config.uncertainty), seed=config.seed))
+    if made.stands(path) and path.read_text(encoding='utf-8') == json_text(document, indent=1) + '\n': return path
+    write_json(path, document)
+    made.sign(path, dict(used=step.used))
     return path
 
 def calibrate_temp(config:Config)->Step:

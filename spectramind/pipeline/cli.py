@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'Overrides', 'ConfigName', 'Engine', 'FastKaggle', 'ROOT_CONFIG', 'FAST', 'Phase', 'Layout', 'diagnose',
-           'ExitCodes', 'root', 'run', 'demo', 'simulate', 'data', 'calibrate', 'features', 'fit', 'train',
-           'uncertainty', 'calibrate_temp', 'calibrate_corel', 'predict', 'submit', 'export', 'dashboard',
+           'ExitCodes', 'root', 'check_engine', 'run', 'demo', 'simulate', 'data', 'calibrate', 'features', 'fit',
+           'train', 'uncertainty', 'calibrate_temp', 'calibrate_corel', 'predict', 'submit', 'export', 'dashboard',
            'diagnose_calibration', 'score', 'validate']
 
 # %% ../../nbs/90_pipeline/60_cli.ipynb #a1709093
@@ -71,10 +71,14 @@ def root(context:typer.Context,
          version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Show the version and leave.')]=False):
     if context.invoked_subcommand is None: typer.echo(context.get_help())
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #2ee9f47a
+# %% ../../nbs/90_pipeline/60_cli.ipynb #a3dfd844
 def _setting(key:str, value:str|None)->list: # of one override, or of none
     "An option as a setting; quotes keep spaces, commas and brackets."
     return [] if value is None else [f"{key}='" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"]
+
+def check_engine(engine:str)->None:
+    "Refuse an engine that does not exist; raises `UsageError`."
+    if engine not in ('direct', 'papermill'): raise UsageError(f'--engine: found {engine!r:.40}, wanted direct or papermill')
 
 def _do(
     command:str,       # its name in pipeline.actions
@@ -83,7 +87,7 @@ def _do(
     engine:str,        # 'direct' or 'papermill'
 )->None:
     "Do a command, in this process or in the kernel of its notebook."
-    if engine not in ('direct', 'papermill'): raise UsageError(f'--engine: found {engine!r:.40}, wanted direct or papermill')
+    check_engine(engine)
     def work(config, record, tell):
         if engine == 'direct':
             from spectramind.pipeline.actions import action
@@ -223,7 +227,7 @@ def diagnose_calibration(overrides:Overrides=None, config_name:ConfigName=ROOT_C
     more = [*_setting('diag.dataset', dataset), *_setting('predict.checkpoint', ckpt), *(['diag.gate=true'] if gate else [])]
     _do('diagnose-calibration', [*_fast(overrides, fast_kaggle), *more], config_name, 'direct')
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #fd00ee2a
+# %% ../../nbs/90_pipeline/60_cli.ipynb #8575fe24
 @app.command()
 def score(submission:Annotated[str, typer.Argument(metavar='SUBMISSION', help='csv, json or zip, any layout.')],
           truth:Annotated[str, typer.Argument(metavar='TRUTH', help='A table planet_id, wl_1 ... wl_283.')],
@@ -231,7 +235,7 @@ def score(submission:Annotated[str, typer.Argument(metavar='SUBMISSION', help='c
     "The official score of a submission, with its FGS1 and AIRS parts."
     def work(config, record, tell):
         from spectramind.pipeline import stages
-        from spectramind.pipeline.actions import score_lines
+        from spectramind.pipeline.report import score_lines
         labels = stages.labels_of(config.data.root)
         report = stages.score_file(submission, truth, labels)
         for line in score_lines(report): tell(line)

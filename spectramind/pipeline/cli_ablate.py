@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ablate', 'Mode', 'Metric', 'Whole', 'WithDefault', 'settings_from', 'run', 'show']
 
-# %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #8aa7a68b
+# %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #0fa66ee0
 from typing import Annotated, Optional
 
 import typer
 from typer.core import TyperGroup
 
-from .cli import ConfigName, FastKaggle, Overrides, _fast, app
+from .cli import ConfigName, Engine, FastKaggle, Overrides, _fast, app, check_engine
 from .session import perform
 
 # %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #53826b0b
@@ -25,7 +25,7 @@ ablate = typer.Typer(cls=WithDefault, no_args_is_help=False, rich_markup_mode=No
                      help='Many runs that differ in little, and a leaderboard: the standard set, or lists of values.')
 app.add_typer(ablate, name='ablate')
 
-# %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #56679506
+# %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #5ff8f8c0
 Mode = Annotated[Optional[str], typer.Option('--mode', help='grid: every combination; one-at-a-time: each value against the baseline; '
                                                             'random: --runs draws.')]
 Metric = Annotated[Optional[str], typer.Option('--metric', help='score, score_fgs1, score_airs, score_network (before the gate), gll or nll.')]
@@ -39,7 +39,7 @@ def settings_from(
     return [f'ablate.{key}={text(value)}' for key, value in options.items() if value is not None]
 
 @ablate.command('run')
-def run(overrides:Overrides=None, config_name:ConfigName='ablate', fast_kaggle:FastKaggle=False, mode:Mode=None,
+def run(overrides:Overrides=None, config_name:ConfigName='ablate', fast_kaggle:FastKaggle=False, engine:Engine='direct', mode:Mode=None,
         runs:Annotated[Whole, typer.Option('--runs', help='How many are drawn with --mode random.')]=None,
         jobs:Annotated[Whole, typer.Option('--jobs', help='Runs side by side, each in a process of its own.')]=None,
         seeds:Annotated[Whole, typer.Option('--seeds', help='Repeat every run with so many seeds.')]=None,
@@ -52,7 +52,13 @@ def run(overrides:Overrides=None, config_name:ConfigName='ablate', fast_kaggle:F
     words = [*_fast(overrides, fast_kaggle), *chosen]
     from spectramind.pipeline.ablation import plan, run_ablation
     wanted = plan(words, config_name)                       # refused before anything is written
-    perform('ablate', list(wanted.fixed), config_name, lambda config, record, tell: run_ablation(wanted, tell), typer.echo)
+    check_engine(engine)
+    def work(config, record, tell):
+        if engine == 'direct': return run_ablation(wanted, tell)
+        from spectramind.pipeline.config import config_hash
+        from spectramind.pipeline.notebook_run import execute
+        return execute('ablate', [f'config_name={config_name}', *words], record, config_hash(config), tell)
+    perform('ablate', list(wanted.fixed), config_name, work, typer.echo)
 
 # %% ../../nbs/90_pipeline/64_cli_ablate.ipynb #2af98c83
 @ablate.command('show')

@@ -212,7 +212,7 @@ def choose_chunk(
     if not seconds: return 1
     return max(1, min(round(CHUNK_S/seconds), LARGEST, left//(4*max(1, workers))))
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #7a8e5986
+# %% ../../nbs/90_pipeline/20_executor.ipynb #a45cfeed
 _HERE = f'{os.getpid()}.{secrets.token_hex(4)}'   # this process; another one, even at the same address, has another name
 NO_DASK, CONNECT_S = 'pip install "spectramind[dask]"', 20.   # seconds to wait for a scheduler to answer
 
@@ -232,7 +232,7 @@ def _serve_chunk(
     def say(word, value=None): worker.log_event(topic, (chunk, _HERE, pickle.dumps((word, value))))
     calm()
     worker_logging(_Line(say), level)
-    say('hello', __version__)
+    say('hello', _own_code())
     function, units = pickle.loads(order)
     calm()                                   # for what that has imported
     return _work_off(function, units, say)
@@ -288,7 +288,7 @@ class _Cluster:
         self.client.close()
         if self.own is not None: self.own.close()
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #dfe9c6e0
+# %% ../../nbs/90_pipeline/20_executor.ipynb #5f8b427d
 def _nobody(
     where:str,  # the scheduler
     seconds:float,
@@ -297,12 +297,18 @@ def _nobody(
     return ConfigError(f'executor.scheduler: found no worker at {where} for {seconds:.0f} s, wanted at least one',
                        hint='start some with `dask worker ADDRESS --nthreads 1`; they need this package and the data root')
 
+def _own_code()->tuple:  # version, hash of the code
+    "What signs the products made here."
+    from spectramind.core.provenance import code_hash
+    return __version__, code_hash()
+
 def _check_hello(
-    version:str, # of the package at the worker
+    told:tuple, # `_own_code` at the worker
 )->None:
-    "Refuse a worker with another version: its products would be signed by two."
-    if version != __version__:
-        raise ConfigError(f'executor: found a dask worker with spectramind {version}, wanted {__version__} as here', hint='install one version everywhere')
+    "Refuse a worker with other code: its products would not stand here."
+    if tuple(told) == _own_code(): return
+    what = f'spectramind {told[0]}' if told[0] != __version__ else 'other code of the same version'
+    raise ConfigError(f'executor: found a dask worker with {what}, wanted {__version__} as it is here', hint='install the same everywhere, and start the workers anew')
 
 def _outcomes_of(
     future,  # of a chunk; it has come to its end

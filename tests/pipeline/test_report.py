@@ -1,5 +1,4 @@
 "The dashboard is made from what lies on disk: whoever did the work, it has the same bytes."
-import json
 import shutil
 from pathlib import Path
 
