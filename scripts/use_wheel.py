@@ -1,4 +1,4 @@
-"Run by check_wheel.sh inside the clean environment: every module of the checkout imports from the wheel, configs and schemas are there."
+"Run by check_wheel.sh inside the clean environment: every module of the checkout imports from the wheel (those of the extra `network` ask for it), configs, schemas and run notebooks are there."
 import importlib, importlib.util, sys
 from pathlib import Path
 
@@ -9,13 +9,19 @@ if root in home.parents: sys.exit("the checkout was imported, not the wheel")
 modules = sorted(str(p.relative_to(root).with_suffix("")).replace("/", ".") for p in (root/"spectramind").rglob("*.py")
                  if p.name not in ("__init__.py", "_modidx.py", "__main__.py"))
 if not modules: sys.exit("no modules found in the checkout")
-for m in modules: importlib.import_module(m)
-for name in ("configs", "schemas"):
-    want = {str(p.relative_to(root/name)) for p in (root/name).rglob("*") if p.is_file()}
+EXTRA, needs_extra = ("torch", "torch_geometric", "lightning", "safetensors"), []
+for m in modules:
+    try: importlib.import_module(m)
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA or not m.startswith(("spectramind.network.", "spectramind.training.", "spectramind.symbolic.", "spectramind.pipeline.learning")): raise
+        needs_extra.append(m)
+if not needs_extra: sys.exit("nothing asked for the extra `network`: this is no clean environment")
+for name, folder in dict(configs="configs", schemas="schemas", runs="nbs/runs").items():
+    want = {str(p.relative_to(root/folder)) for p in (root/folder).rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(root/folder).parts)}
     have = {str(p.relative_to(home/f"_{name}")) for p in (home/f"_{name}").rglob("*") if p.is_file()}
     if not want or want != have: sys.exit(f"{name}: wheel and checkout differ: {sorted(want ^ have)}")
 from spectramind.core.paths import resource_dir
 if home not in resource_dir("configs").parents: sys.exit(f"resource_dir('configs') is {resource_dir('configs')}, not inside the wheel")
 for forbidden in ("nbdev", "pandas", "matplotlib", "jupyterlab", "papermill"):
     if importlib.util.find_spec(forbidden): sys.exit(f"{forbidden} is in the runtime environment")
-print(f"{len(modules)} modules, configs and schemas from the wheel")
+print(f"{len(modules)} modules ({len(needs_extra)} ask for the extra network), configs, schemas and run notebooks from the wheel")

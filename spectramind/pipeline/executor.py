@@ -212,13 +212,13 @@ def choose_chunk(
     if not seconds: return 1
     return max(1, min(round(CHUNK_S/seconds), LARGEST, left//(4*max(1, workers))))
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #a45cfeed
+# %% ../../nbs/90_pipeline/20_executor.ipynb #c0d389ea
 _HERE = f'{os.getpid()}.{secrets.token_hex(4)}'   # this process; another one, even at the same address, has another name
 NO_DASK, CONNECT_S = 'pip install "spectramind[dask]"', 20.   # seconds to wait for a scheduler to answer
 
 def dask_setup(worker)->None:
     "Called by `dask worker --preload spectramind.pipeline.executor` in a fresh worker."
-    start_worker()
+    (calm if multiprocessing.parent_process() is None else start_worker)()   # without a nanny, interruptions are its own
 
 def _serve_chunk(
     order:bytes,  # function and units, pickled
@@ -288,7 +288,7 @@ class _Cluster:
         self.client.close()
         if self.own is not None: self.own.close()
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #5f8b427d
+# %% ../../nbs/90_pipeline/20_executor.ipynb #6a5ae010
 def _nobody(
     where:str,  # the scheduler
     seconds:float,
@@ -306,9 +306,10 @@ def _check_hello(
     told:tuple, # `_own_code` at the worker
 )->None:
     "Refuse a worker with other code: its products would not stand here."
-    if tuple(told) == _own_code(): return
-    what = f'spectramind {told[0]}' if told[0] != __version__ else 'other code of the same version'
-    raise ConfigError(f'executor: found a dask worker with {what}, wanted {__version__} as it is here', hint='install the same everywhere, and start the workers anew')
+    own = _own_code()
+    if tuple(told) == own: return
+    what = f'spectramind {told[0]}' if told[0] != own[0] else 'other code of the same version'
+    raise ConfigError(f'executor: found a dask worker with {what}, wanted {own[0]} as it is here', hint='install the same everywhere, and start the workers anew')
 
 def _outcomes_of(
     future,  # of a chunk; it has come to its end

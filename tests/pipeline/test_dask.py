@@ -124,6 +124,12 @@ def test_a_result_that_cannot_be_sent_is_that_planets_failure(cluster, toy):
     assert [o.ok for o in found] == [True, False, True] and "cannot be sent back" in found[1].failure.message
 
 
+@pytest.mark.parametrize("told, what", [(("0.0.0", "x"), "found a dask worker with spectramind"), ((executor.__version__, "x"), "other code of the same version")])
+def test_a_worker_with_other_code_is_refused(cluster, toy, monkeypatch, told, what):
+    monkeypatch.setattr(executor, "_own_code", lambda: told)
+    with pytest.raises(ConfigError, match=what): run_units(toy.slow, [(n, n) for n in range(3)], kind="dask", scheduler=cluster)
+
+
 def test_a_cluster_of_our_own(toy):
     asked = []
     def stop():
