@@ -1,6 +1,6 @@
 """The scale proof: what 1,100 planets take on 2, 4 and 64 cores, and whether 10,000 can be administered.
 
-    python benchmarks/proof_scale.py [--planets 3] [--tree DIR] [--labels 200] [--records 10000] [--seed 11] [--work DIR] [--out FILE.json]
+    python benchmarks/proof_scale.py [--planets 3] [--tree DIR] [--labels 200] [--records 10000] [--rounds 2] [--seed 11] [--work DIR] [--out FILE.json]
 
 (i)  Full-size planets (simulated, or those of a tree that is there) are calibrated, extracted and fitted by the pipeline's own units on one core with one thread:
      seconds per planet and stage, products and bytes; the disk is read once more with the page cache emptied of these files. The prior is learnt from, and spectra are
@@ -8,7 +8,7 @@
      stages over planets are divided by the cores, prior and prediction are not, and no stage can be faster than its bytes can be read: 264 GB of raw frames.
 (ii) A tree of 10,000 planets (links to a handful of tiny files) and, for each, light curves and a posterior of a few bytes with true records, as if it had all been done.
      Then, in processes of their own, by the pipeline's own code: listing the planets, resuming `features` and `fit`, what is ahead, the index of products and the manifest of the raw files.
-     Bars: listing, both resumes and the manifests together in at most 10 s, and none of them with more than 500 MB.
+     Bars: listing, both resumes and the manifests together in at most 10 s (best of two rounds each), and none of them with more than 500 MB.
 
 Prints tables, writes the figures as JSON; exit code 1 when something is not taken for done, 6 when a bar is missed.
 """
@@ -234,10 +234,11 @@ def administered(args, folder):
     print(f"\n{args.records} planets fabricated in {time.perf_counter() - began:.0f} s", flush=True)
     found = {}
     for name in TASKS:
-        done = subprocess.run([sys.executable, str(HERE/"proof_scale.py"), "--task", name, str(root), str(work)], capture_output=True, text=True,
-                              env=os.environ)
-        if done.returncode: raise SystemExit(f"{name} ended with {done.returncode}: {done.stderr[-2000:]}")
-        found[name] = json.loads(done.stdout.splitlines()[-1])
+        for _ in range(1 if name == "manifest of raw files" else args.rounds):          # the best of several: what the machine does beside it is not ours
+            done = subprocess.run([sys.executable, str(HERE/"proof_scale.py"), "--task", name, str(root), str(work)], capture_output=True, text=True)
+            if done.returncode: raise SystemExit(f"{name} ended with {done.returncode}: {done.stderr[-2000:]}")
+            told = json.loads(done.stdout.splitlines()[-1])
+            found[name] = min(found.get(name, told), told, key=lambda f: f["seconds"])
     print("\n| task | seconds | processor s | peak MB | of them imports | found |\n|---|---:|---:|---:|---:|---:|")
     for name, f in found.items(): print(f"| {name} | {f['seconds']:.2f} | {f['cpu_s']:.2f} | {f['mb']:.0f} | {f['mb_before']:.0f} | {f['found']} |")
     return found
@@ -261,6 +262,7 @@ def main():
     ap.add_argument("--tree", type=Path, help="a full-size tree that is there already")
     ap.add_argument("--labels", type=int, default=200)
     ap.add_argument("--records", type=int, default=10_000, help="0: leave part (ii) out")
+    ap.add_argument("--rounds", type=int, default=2, help="of part (ii); the best counts")
     ap.add_argument("--seed", type=int, default=11)
     ap.add_argument("--work", type=Path)
     ap.add_argument("--out", type=Path, default=HERE/"proof_scale.json")

@@ -102,7 +102,7 @@ def choose_workers(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return max(1, min(workers or cores, units))
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #d959222a
+# %% ../../nbs/90_pipeline/20_executor.ipynb #5dd0533f
 class _Line:
     "What `core.logs` takes for a queue: records become words."
     def __init__(self, say): self.say = say
@@ -125,7 +125,8 @@ def _work_off(
         outcomes.append(attempt(function, key, task))
         try: say('done', outcomes[-1])
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            outcomes[-1] = Outcome(key, failure=Failure(type(error).__name__, f'its result cannot be sent back ({error})', 5), seconds=outcomes[-1].seconds)
+            failure = Failure(type(error).__name__, f'its result cannot be sent back ({error})', 5)
+            outcomes[-1] = Outcome(key, failure=failure, seconds=outcomes[-1].seconds)
             say('done', outcomes[-1])
     return outcomes
 
@@ -212,7 +213,7 @@ def choose_chunk(
     if not seconds: return 1
     return max(1, min(round(CHUNK_S/seconds), LARGEST, left//(4*max(1, workers))))
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #c0d389ea
+# %% ../../nbs/90_pipeline/20_executor.ipynb #38f002b4
 _HERE = f'{os.getpid()}.{secrets.token_hex(4)}'   # this process; another one, even at the same address, has another name
 NO_DASK, CONNECT_S = 'pip install "spectramind[dask]"', 20.   # seconds to wait for a scheduler to answer
 
@@ -257,17 +258,22 @@ class _Cluster:
     ):
         self.where, self.own, self.restarts, options = scheduler or 'the local cluster', None, [], dict(timeout=CONNECT_S, set_as_default=False)
         try: from distributed import Client, LocalCluster
-        except ImportError: raise ConfigError('executor.kind: found dask, but distributed is not installed, wanted the libraries of the extra `dask`', hint=NO_DASK) from None
+        except ImportError:
+            text = 'executor.kind: found dask, but distributed is not installed, wanted the libraries of the extra `dask`'
+            raise ConfigError(text, hint=NO_DASK) from None
         if scheduler is None: scheduler = self.own = _own_cluster(LocalCluster, workers)
         try: self.client = Client(**options | (dict(scheduler_file=scheduler) if str(scheduler).endswith('.json') else dict(address=scheduler)))
         except (OSError, ValueError, TimeoutError) as error:
-            raise ConfigError(f'executor.scheduler: found nobody at {self.where} ({" ".join(str(error).split())[:120]}), wanted the address of a dask scheduler',
+            text = ' '.join(str(error).split())[:120]
+            raise ConfigError(f'executor.scheduler: found nobody at {self.where} ({text}), wanted the address of a dask scheduler',
                               hint='start one with `dask scheduler`; its first lines show the address') from None
     def there(self)->list:   # addresses
         "The workers there are."
         try: return list(self.client.nthreads())
-        except Exception as error: raise InternalError(f'executor: lost the dask scheduler at {self.where} ({type(error).__name__}: {error}), wanted it to stay',
-                                                       hint='start it again, then run the same command again: it goes on where it stopped') from error
+        except Exception as error:
+            what = f'{type(error).__name__}: {error}'
+            raise InternalError(f'executor: lost the dask scheduler at {self.where} ({what}), wanted it to stay',
+                                hint='start it again, then run the same command again: it goes on where it stopped') from error
     def listen(self, topic:str, inbox:queue.SimpleQueue)->None:
         "Put what is told about a topic into a queue."
         self.client.subscribe_topic(topic, lambda event: inbox.put(tuple(event[1])))
@@ -288,7 +294,7 @@ class _Cluster:
         self.client.close()
         if self.own is not None: self.own.close()
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #6a5ae010
+# %% ../../nbs/90_pipeline/20_executor.ipynb #a692c210
 def _nobody(
     where:str,  # the scheduler
     seconds:float,
@@ -309,7 +315,8 @@ def _check_hello(
     own = _own_code()
     if tuple(told) == own: return
     what = f'spectramind {told[0]}' if told[0] != own[0] else 'other code of the same version'
-    raise ConfigError(f'executor: found a dask worker with {what}, wanted {own[0]} as it is here', hint='install the same everywhere, and start the workers anew')
+    raise ConfigError(f'executor: found a dask worker with {what}, wanted {own[0]} as it is here',
+                      hint='install the same everywhere, and start the workers anew')
 
 def _outcomes_of(
     future,  # of a chunk; it has come to its end
@@ -400,7 +407,7 @@ class _Dask:
         for address in list(self.team): self._forget(address)
         self.cluster.close(at_once)
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #e0eee4b8
+# %% ../../nbs/90_pipeline/20_executor.ipynb #0d54720a
 def _times(n:int)->str: return {1: 'once', 2: 'twice'}.get(n, f'{n} times')
 
 def _verdict(
@@ -419,11 +426,12 @@ def _hopeless(
     "The error for a crew of which nobody ever brought anything back."
     n = sum(kinds.values())
     if kinds['Timeout'] > kinds['WorkerDied']:
-        return RuntimeLimitError(f'executor.timeout_s: found that none of the first {n} tries came to an end within {timeout_s:g} s, wanted some that do',
-                                 hint='give a larger executor.timeout_s, or 0 for no limit; is the disk there?')
-    return InternalError(f'executor: found that every worker died ({n} in a row), wanted workers that live', hint='is there enough memory? try executor=serial to see the error itself')
+        text = f'executor.timeout_s: found that none of the first {n} tries came to an end within {timeout_s:g} s, wanted some that do'
+        return RuntimeLimitError(text, hint='give a larger executor.timeout_s, or 0 for no limit; is the disk there?')
+    return InternalError(f'executor: found that every worker died ({n} in a row), wanted workers that live',
+                         hint='is there enough memory? try executor=serial to see the error itself')
 
-# %% ../../nbs/90_pipeline/20_executor.ipynb #56d475db
+# %% ../../nbs/90_pipeline/20_executor.ipynb #e41c50a0
 START_S = 120.   # for a worker's imports, on a slow file system
 
 @dataclass
@@ -473,7 +481,8 @@ class _Shift:
     def hear(self, worker, word:str, value)->None:
         "Act on a word."
         if word == 'log': return _take_log(value)
-        if word == 'unfit': raise ConfigError(f'executor: found a worker that cannot load the work ({value}), wanted a function that lives in a module')
+        if word == 'unfit':
+            raise ConfigError(f'executor: found a worker that cannot load the work ({value}), wanted a function that lives in a module')
         if worker not in self.hands: return
         if word == 'lost': return self.blame(worker, 'WorkerDied')
         hand = self.hands[worker]
@@ -498,9 +507,11 @@ class _Shift:
             self.report(Outcome(key, failure=_verdict(kind, self.tries[key], self.rules.timeout_s)))
         else:
             alone = kind == 'WorkerDied' and self.crew.together
-            self.log.warning('%s while %s was in hand: trying it again%s', 'a worker died' if kind == 'WorkerDied' else 'nothing was heard', key, ', alone' if alone else '')
+            what = 'a worker died' if kind == 'WorkerDied' else 'nothing was heard'
+            self.log.warning('%s while %s was in hand: trying it again%s', what, key, ', alone' if alone else '')
             (self.alone if alone else self.queue).append((key, task))
-        if not self.returned and (self.bad.total() >= 3 or self.strikes.total() >= 2*self.crew.size + 2): raise _hopeless(self.strikes, self.rules.timeout_s)
+        if not self.returned and (self.bad.total() >= 3 or self.strikes.total() >= 2*self.crew.size + 2):
+            raise _hopeless(self.strikes, self.rules.timeout_s)
     def look_at_clock(self)->None:
         "Give up on those of whom nothing was heard for too long."
         now, limit = time.monotonic(), self.rules.timeout_s
