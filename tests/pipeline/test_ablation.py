@@ -188,7 +188,7 @@ def test_finished_runs_are_not_repeated_and_a_longer_list_costs_only_what_is_new
     assert len(calls(tmp_path)) == 7
     go(tmp_path, "train.lr=0.001,0.01", ready=lambda p, tell: {k: replace(v, data=sha256_json("other data")) for k, v in no_products(p, tell).items()})
     assert len(calls(tmp_path)) == 9
-    next((tmp_path/"artifacts"/"ablations"/"default"/"runs").glob("*/scores.npz")).write_bytes(b"damaged")
+    next((tmp_path/"artifacts"/"ablations"/"default"/"runs").glob("002_*/scores.npz")).write_bytes(b"damaged")   # that of train.lr=0.01, the only second one
     go(tmp_path, "train.lr=0.001,0.01", ready=lambda p, tell: {k: replace(v, data=sha256_json("other data")) for k, v in no_products(p, tell).items()})
     assert len(calls(tmp_path)) == 10
 
