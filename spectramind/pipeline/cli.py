@@ -19,11 +19,13 @@ from .. import __version__
 from ..core.errors import SpectraMindError, UsageError
 from .session import perform, write_traceback
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #19282e7a
+# %% ../../nbs/90_pipeline/60_cli.ipynb #add0a6da
 class ExitCodes(TyperGroup):
     "A command group whose every ending has one of the project's exit codes."
     def main(self, *args, standalone_mode=True, **kwargs):
-        try: code = super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            code = super().main(*args, standalone_mode=False, **kwargs)
+            if code == 130: raise KeyboardInterrupt                # the library has swallowed it
         except SpectraMindError as error:
             typer.echo(f'spectramind: {error}', err=True)
             code = error.exit_code
