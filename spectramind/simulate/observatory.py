@@ -6,7 +6,7 @@
 __all__ = ['wide_table', 'write_visit', 'simulate_planet', 'sweep_unfinished', 'write_metadata', 'check_same', 'warm_up',
            'simulate_tree']
 
-# %% ../../nbs/20_simulate/40_observatory.ipynb #c6ff693d
+# %% ../../nbs/20_simulate/40_observatory.ipynb #33995c45
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -19,7 +19,7 @@ import polars as pl
 from ..core.determinism import rng_for
 from ..core.errors import UsageError
 from ..core.logs import progress
-from ..core.store import sweep_temporaries, write_csv_rows, write_json, write_parquet
+from ..core.store import alive, sweep_temporaries, write_csv_rows, write_json, write_parquet
 from ..challenge.adc import read_coadds
 from ..challenge.layout import INSTRUMENTS, read_axes
 from ..challenge.planets import STAR_COLUMNS, read_labels
@@ -28,7 +28,7 @@ from .detector import ADC_GAIN, ADC_OFFSET
 from .population import Planet, draw_population
 from .visit import PROFILES, Conditions, ProfileSpec, axis_table, epoch_of, instrument_of_seed, simulate_signal
 
-# %% ../../nbs/20_simulate/40_observatory.ipynb #16212b38
+# %% ../../nbs/20_simulate/40_observatory.ipynb #7b874a8b
 def wide_table(
     rows:np.ndarray, # (column, value)
 )->pl.DataFrame:     # columns column_0, column_1 ...
@@ -81,8 +81,7 @@ def sweep_unfinished(
     "Remove what killed runs left half built; what a living process is building stays."
     for path in (root/'.building').glob('*-*-*'):
         pid = int(path.name.rsplit('-', 1)[1])
-        try: os.kill(pid, 0) # asks whether the process is there; harms nothing
-        except OSError: shutil.rmtree(path, ignore_errors=True)
+        if not alive(pid): shutil.rmtree(path, ignore_errors=True)
     try: (root/'.building').rmdir()
     except OSError: pass # not there, or still in use
 
