@@ -34,7 +34,7 @@ def write_traceback(
         except OSError: continue
     return '(it could not be written anywhere)'
 
-# %% ../../nbs/90_pipeline/58_session.ipynb #4ce3d6e7
+# %% ../../nbs/90_pipeline/58_session.ipynb #8ef676e7
 STORAGE = frozenset(getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'EFBIG', 'ENOTDIR', 'EISDIR') if hasattr(errno, name)) # not our bugs
 
 def check_work(
@@ -78,6 +78,7 @@ def working(
     sweep_work(work, config.products)
     try:
         with ExitStack() as stack:
+            stack.callback(sweep_work, work, config.products)      # a worker that was killed has left something, too
             log = setup_logging(work)
             stack.callback(close_logging)
             logging.captureWarnings(True)
