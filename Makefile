@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.lock scripts/install.sh setup.py settings.ini p
 	@touch $@
 
 demo: dev        ## simulate -> calibrate -> features -> fit -> predict -> submit -> score, and one page to look at
-	spectramind demo --engine papermill paths.work=$(WORK)
+	spectramind demo --engine papermill "paths.work='$(WORK)'"
 
 test: dev        ## the test suite, on as many cores as there are, four at most
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist loadfile
@@ -32,10 +32,11 @@ proof: dev       ## slow: full-cadence planets from raw frames to score
 	python benchmarks/proof.py
 
 proof-run: dev   ## slow: 200 kills, a lost worker, equal bytes, 10,000 planets
-	@missed=0; for part in crash dask scale; do echo "== proof_$$part"; python benchmarks/proof_$$part.py || missed=1; done; exit $$missed
+	@missed=0; for part in proof_crash.py "proof_dask.py --full" proof_scale.py; do echo "== $$part"; python benchmarks/$$part || missed=1; done; exit $$missed
 
+determinism: export PYTHONHASHSEED := random
 determinism: dev ## the smoke pipeline twice, with one worker and with two; code 6 when a byte differs
-	spectramind diagnose determinism data=smoke env=ci model=v50_fast train=trainer_smoke paths.work=$(WORK)/proof/determinism
+	spectramind diagnose determinism data=smoke env=ci model=v50_fast train=trainer_smoke "paths.work='$(WORK)/proof/determinism'"
 
 repro: dev       ## the smoke pipeline by DVC: only what changed is done again
 	dvc repro
@@ -60,4 +61,4 @@ lock: dev        ## resolve settings.ini into the lock files
 	UV=$(BIN)/uv bash scripts/lock.sh
 
 clean:           ## remove what runs and builds have made (never the environment)
-	rm -rf data artifacts dist logs truth events.jsonl v50_debug_log.md build *.egg-info _docs _proc .pytest_cache .ruff_cache .hypothesis
+	rm -rf data artifacts dist logs truth proof events.jsonl v50_debug_log.md v50_debug_log.*.md build *.egg-info _docs _proc .pytest_cache .ruff_cache .hypothesis

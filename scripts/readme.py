@@ -15,7 +15,7 @@ def markdown(nb: dict) -> str:
             for out in cell.get("outputs", []):
                 text = "".join(out.get("text", out.get("data", {}).get("text/plain", [])))
                 if text: parts.append("\n".join("    "+line for line in text.rstrip().splitlines()))
-    text = "\n\n".join(parts)
+    text = "\n\n".join(parts).replace("](../", "](")
     local = {p.name for p in (ROOT/"nbs").iterdir()}
     return re.sub(r"\]\((?=([^/):]+)[/)])", lambda m: "](nbs/" if m[1] in local else m[0], text) + "\n"
 

@@ -30,7 +30,7 @@ import numpy as np
 
 from .errors import DataError, UsageError
 
-# %% ../../nbs/00_core/20_store.ipynb #ef981525
+# %% ../../nbs/00_core/20_store.ipynb #d39b3fff
 def _sync(
     path:Path, # a file or a folder
 )->None:
@@ -52,7 +52,9 @@ def make_folder(
 
 def _host()->str: # this machine's name, reduced to letters, digits, - and _
     "The host part of a temporary's name."
-    return re.sub(r'[^A-Za-z0-9_-]', '-', socket.gethostname()) or 'host'
+    try: space = '-' + re.sub(r'\D', '', os.readlink('/proc/self/ns/pid'))   # containers may share a name, but not their process ids
+    except OSError: space = ''
+    return (re.sub(r'[^A-Za-z0-9_-]', '-', socket.gethostname()) or 'host') + space
 
 @contextmanager
 def atomic_write(

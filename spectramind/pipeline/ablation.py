@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKED', 'Planned', 'Plan', 'check_variant', 'plan', 'Products', 'link_curves', 'data_hash', 'make_products', 'ready',
            'orders_of', 'begin', 'carry_all', 'entries_of', 'keep_books', 'zip_folder', 'package', 'figures_of',
-           'summary_lines', 'run_ablation', 'sweep']
+           'summary_lines', 'run_ablation', 'plan_sweep', 'sweep']
 
 # %% ../../nbs/90_pipeline/70_ablation.ipynb #24b4384e
 import io
@@ -371,7 +371,18 @@ def run_ablation(
         raise kind(f'ablation: found that none of {len(orders)} runs succeeded (the first: {first.message}), wanted one at least')
     return found
 
-# %% ../../nbs/90_pipeline/70_ablation.ipynb #39b7ba71
+# %% ../../nbs/90_pipeline/70_ablation.ipynb #27a577f4
+def plan_sweep(
+    overrides:list|tuple,      # settings, lists among them, +search=name
+    config_name:str='train',
+    name:str='multirun',       # unless ablate.name is given
+)->Plan:
+    "What `train --multirun` will do; raises `ConfigError` when nothing is varied."
+    p = plan([f'ablate.name={name}', *overrides], config_name, standard='')
+    if len(p.variants) < 2:
+        raise ConfigError('--multirun: found no list of values, wanted one at least', hint='for example +search=encoder_depth,bins or model=v50,gru')
+    return p
+
 def sweep(
     overrides:list|tuple,      # settings, lists among them, +search=name
     config_name:str='train',
@@ -380,7 +391,4 @@ def sweep(
     **more:object,             # as for `run_ablation`
 )->dict:
     "A sweep under another command's settings; raises `ConfigError` when nothing is varied."
-    p = plan([f'ablate.name={name}', *overrides], config_name, standard='')
-    if len(p.variants) < 2:
-        raise ConfigError('--multirun: found no list of values, wanted one at least', hint='for example +search=encoder_depth,bins or model=v50,gru')
-    return run_ablation(p, tell, **more)
+    return run_ablation(plan_sweep(overrides, config_name, name), tell, **more)

@@ -161,11 +161,12 @@ def action(
     if command not in ACTIONS: raise ConfigError(f'command: found {command!r:.80}, wanted one of {", ".join(ACTIONS)}')
     return ACTIONS[command]
 
-# %% ../../nbs/90_pipeline/56_actions.ipynb #dc58cfc9
+# %% ../../nbs/90_pipeline/56_actions.ipynb #5ea3e236
 MAKES = {'calibrate': ('data/calibrated/fgs1', 'data/calibrated/airs'), 'features': ('data/features/fgs1_white', 'data/features/airs_bins'), 'fit': ('data/posterior',)}
 FILES = {'train': ('artifacts/checkpoints/prior.json', 'artifacts/checkpoints/model.safetensors', 'artifacts/checkpoints/model.json', 'artifacts/checkpoints/oof.npz'),
          'calibrate-temp': ('artifacts/calibration/temperature.json',), 'calibrate-corel': ('artifacts/calibration/corel.json', 'artifacts/calibration/corel_q_bin.csv', 'artifacts/calibration/outliers.json'),
-         'predict': ('artifacts/predictions/mu.csv', 'artifacts/predictions/sigma.csv'), 'submit': ('dist/submission.csv', 'dist/submission.json', 'dist/submission.zip'),
+         'data': ('data/raw_manifest.json',), 'predict': ('artifacts/predictions/mu.csv', 'artifacts/predictions/sigma.csv', 'artifacts/predictions/origin.csv'),
+         'submit': ('dist/submission.csv', 'dist/submission.json', 'dist/submission.zip', 'dist/submission_manifest.json'),
          'diagnose': ('artifacts/reports/diagnostics_dashboard.html', 'artifacts/reports/score.json'), 'diagnose-calibration': ('artifacts/reports/calibration.json', 'artifacts/reports/calibration.html')}
 FILES['uncertainty'] = ('artifacts/calibration/summary.json', *FILES['calibrate-temp'], *FILES['calibrate-corel'])
 FILES['run'] = FILES['demo'] = tuple(name for stage in ('train', 'uncertainty', 'predict', 'submit', 'diagnose') for name in FILES[stage])
@@ -187,10 +188,16 @@ def products_of(
 def artifacts_of(
     command:str, config,
     folder:Path,   # the run's; an index of the products is written there
+    error=None,    # what stopped the command: then only what was written since it began counts
+    began:float=0.,# time.time() at the start
 )->dict:           # name -> file
     "The files that a command has made."
     from spectramind.core.store import write_json
     root = Path(config.paths.work)
-    found = {name.rpartition('/')[2]: root/name for name in FILES.get(command, ()) if (root/name).is_file()}
+    def place(name):
+        if name.startswith('dist/') and config.submit.out: return Path(config.submit.out)/name.removeprefix('dist/')
+        return Path(config.diag.out) if name.endswith('diagnostics_dashboard.html') and config.diag.out else root/name
+    found = {name.rpartition('/')[2]: place(name) for name in FILES.get(command, ())} | (dict(out_csv=Path(config.predict.out_csv)) if config.predict.out_csv and command == 'predict' else {})
+    found = {name: path for name, path in found.items() if path.is_file() and (error is None or path.stat().st_mtime >= began)}
     if command in MAKES: found['products.json'] = write_json(Path(folder)/'products.json', products_of(command, config))
     return found

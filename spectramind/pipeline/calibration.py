@@ -101,10 +101,11 @@ def judge(
     c = judge_corel(oof, settings, t.sigma, seed)
     return [t, c, judge_outliers(oof, settings, c.sigma, seed)]
 
-# %% ../../nbs/90_pipeline/51_calibration.ipynb #b45a1fa1
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #fa174a9a
 def read_oof(config:Config)->tuple[dict, str]: # arrays, sha256
     "The held-out predictions that training left; raises `DataError` when there are none."
-    return read_product(Workplace(Path(config.paths.work)).checkpoints/'oof.npz', 'train')
+    folder = stages.checkpoint_of(config) or Workplace(Path(config.paths.work)).checkpoints
+    return read_product(folder/'oof.npz', 'train')
 
 def _keep(config:Config, step:Step, sha:str)->Path:
     "Write one step's document and its record, unless they stand."

@@ -149,7 +149,7 @@ def fit(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, fast_kaggl
     "Fit the light curves of every planet: depths with their covariance."
     _do('fit', _fast(overrides, fast_kaggle), config_name, engine)
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #bb8b56a4
+# %% ../../nbs/90_pipeline/60_cli.ipynb #43b7fcdf
 Phase = Annotated[Optional[str], typer.Option('--phase', help='mae, contrastive, supervised or all; the same as train.phase=...')]
 
 @app.command()
@@ -158,8 +158,10 @@ def train(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, fast_kag
     "Train the prior and the ensemble on the labelled planets; goes on where it was stopped."
     words = [*_fast(overrides, fast_kaggle), *_setting('train.phase', phase)]
     if not multirun: return _do('train', words, config_name, engine)
-    from spectramind.pipeline.ablation import sweep
-    sweep(words, config_name, typer.echo)
+    if engine != 'direct': raise UsageError(f'--multirun: found --engine {engine}, wanted direct', hint='spectramind ablate run --engine papermill keeps the notebook of a sweep')
+    from spectramind.pipeline.ablation import plan_sweep, run_ablation
+    plan = plan_sweep(words, config_name)
+    perform('train', list(plan.fixed), config_name, lambda config, record, tell: run_ablation(plan, tell), typer.echo)
 
 @app.command()
 def uncertainty(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, fast_kaggle:FastKaggle=False, engine:Engine='direct'):

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['settings', 'show', 'diff', 'lint', 'compose', 'analyze_log', 'sweep_runs', 'selftest', 'doctor', 'determinism']
 
-# %% ../../nbs/90_pipeline/62_cli_tools.ipynb #7ab0dcfa
+# %% ../../nbs/90_pipeline/62_cli_tools.ipynb #c1b0b004
 from typing import Annotated, Optional
 
 import typer
 
 from ..core.errors import ConfigError, QualityGateError, UsageError
 from .cli import ROOT_CONFIG, ConfigName, Overrides, app, diagnose
-from .session import perform
+from .session import check_work, perform
 
 # %% ../../nbs/90_pipeline/62_cli_tools.ipynb #a92c44f2
 settings = typer.Typer(no_args_is_help=False, rich_markup_mode=None, help='Show, compare and check settings.')
@@ -96,7 +96,7 @@ def sweep_runs(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG,
     for path in gone: typer.echo(str(path))
     typer.echo(f'{len(gone)} folders {"would be" if dry_run else "were"} removed')
 
-# %% ../../nbs/90_pipeline/62_cli_tools.ipynb #ca0a8130
+# %% ../../nbs/90_pipeline/62_cli_tools.ipynb #e29d477b
 @app.command()
 def selftest(deep:Annotated[bool, typer.Option('--deep', help='Also fit a simulated planet, and ask the doctor.')]=False):
     "Is the program itself in order: schemas, settings, registries; code 6 when not."
@@ -118,11 +118,15 @@ def doctor(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, cuda:An
     from spectramind.pipeline.config import load_config
     from spectramind.pipeline.parity import require_parity
     work = load_config(overrides or (), config_name).paths.work
+    check_work(work)
     found = examine(cuda, work)
     for path in (emit_json, Path(work)/'artifacts'/'reports'/'doctor.json'):
         if path: write_json(path, found)
     for line in doctor_lines(found): typer.echo(line)
-    if fail_on_mismatch: require_parity(found['parity'])
+    if fail_on_mismatch:
+        require_parity(found['parity'])
+        if wrong := [row['name'] for row in found['checks'] if row['needed'] and not row['ok']]:
+            raise QualityGateError(f'doctor: found {", ".join(wrong)} not well, wanted all that is needed', hint='the lines marked FAIL say more')
 
 @diagnose.command('determinism')
 def determinism(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG,

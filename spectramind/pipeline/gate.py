@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['PRODUCTS', 'checksums', 'compare', 'judge_determinism']
 
-# %% ../../nbs/90_pipeline/77_gate.ipynb #53fd5c4c
+# %% ../../nbs/90_pipeline/77_gate.ipynb #3e36335d
+import shutil
 from pathlib import Path
 
 from ..core.errors import QualityGateError
 from ..core.store import sha256_file
 
-# %% ../../nbs/90_pipeline/77_gate.ipynb #5e6be29e
+# %% ../../nbs/90_pipeline/77_gate.ipynb #dfae20d7
 PRODUCTS = ('**/*.npz', '**/*.parquet', '**/*.csv', '**/*.zip', '**/*.safetensors', 'dist/submission.json', 'dist/submission_manifest.json', 'artifacts/predictions/*', 'artifacts/calibration/*.json',
-            'artifacts/checkpoints/prior.json', 'artifacts/checkpoints/**/model.json', 'artifacts/reports/score.json', 'artifacts/reports/*.html')
+            'data/splits/*.json', 'artifacts/checkpoints/**/*.json', 'artifacts/reports/score.json', 'artifacts/reports/*.html')
 
 def checksums(
     folder:Path,   # a work folder
@@ -22,7 +23,7 @@ def checksums(
     folder = Path(folder)
     found = {path.relative_to(folder).as_posix(): path for pattern in PRODUCTS for path in folder.glob(pattern) if path.is_file()}
     record = lambda path: path.suffix == '.json' and path.with_suffix('').is_file()          # stands beside its product, under its name and .json
-    kept = {name: path for name, path in found.items() if not name.startswith(('artifacts/runs/', 'logs/')) and not record(path)}
+    kept = {name: path for name, path in found.items() if not name.startswith(('artifacts/runs/', 'logs/')) and not name.endswith('started.json') and not record(path)}
     return {name: sha256_file(kept[name]) for name in sorted(kept)}
 
 def compare(
@@ -32,7 +33,7 @@ def compare(
     words = [f'{name}: only in the first run' for name in left if name not in right] + [f'{name}: only in the second run' for name in right if name not in left]
     return sorted(words + [f'{name}: other bytes' for name in left if name in right and left[name] != right[name]])
 
-# %% ../../nbs/90_pipeline/77_gate.ipynb #f5a199b7
+# %% ../../nbs/90_pipeline/77_gate.ipynb #749a513d
 def judge_determinism(
     overrides:list,          # settings of the run
     work:str|Path,           # both runs are made in work/first and work/second
@@ -46,7 +47,9 @@ def judge_determinism(
     from spectramind.pipeline.session import working
     sums = []
     for name, n in zip(('first', 'second'), workers):
-        config = load_config([*overrides, f'paths.work={Path(work)/name}', f'executor.workers={n}', 'executor.kind=processes'], config_name)
+        shutil.rmtree(Path(work)/name, ignore_errors=True)                     # made anew: what stands would be compared with itself
+        quoted = str(Path(work)/name).replace("'", "\\'")
+        config = load_config([*overrides, f"paths.work='{quoted}'", f'executor.workers={n}', 'executor.kind=processes'], config_name)
         tell(f'{name} run, workers: {n}')
         with working(config): action('run')(config, tell)
         sums.append(checksums(Path(config.paths.work)))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'network_config', 'train_config', 'symbolic_pack', 'Penalty', 'shape_spread', 'supervised_phase',
            'fitted_visits', 'look', 'look_at_all', 'one_thread', 'Trained', 'examples_of', 'fold_of', 'check_learning',
-           'labelled', 'train', 'ensemble_folder', 'apply_ensemble', 'refine', 'predict']
+           'labelled', 'stands', 'train', 'ensemble_folder', 'apply_ensemble', 'refine', 'predict']
 
 # %% ../../nbs/90_pipeline/52_learning.ipynb #930c6b63
 import shutil
@@ -238,7 +238,7 @@ def _best(folder:Path)->str:
     for name in ('model.safetensors', 'model.json'): write_bytes(folder/name, (folder/'members'/best/name).read_bytes())
     return best
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #3a824ed0
+# %% ../../nbs/90_pipeline/52_learning.ipynb #041607a2
 def examples_of(
     config:Config, posteriors:list, looks:dict,
     labels:dict,      # planet id -> (283,)
@@ -279,6 +279,11 @@ def labelled(
     posteriors, bad = stages.standing_posteriors(config, 'train', skip)
     posteriors = [p for p in posteriors if p.planet_id in labels]
     return posteriors, labels, bad, Made(_inputs(config, posteriors, labels), _settings(config))
+
+def stands(config:Config)->bool:
+    "Whether the ensemble is there that `train` would make."
+    try: return _stands(Workplace(Path(config.paths.work)).checkpoints, labelled(config)[3])
+    except SpectraMindError: return False
 
 def train(config:Config, skip:set=frozenset(), course=None)->Trained:
     "Train the ensemble on all labelled planets that are sound, unless it stands; raises `DataError` without labels or fits, and `RuntimeLimitError` when `course` says so."

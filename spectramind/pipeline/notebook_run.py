@@ -109,7 +109,7 @@ def error_again(
     vars(error).update(told.get('more', {}))
     return error
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #25d30912
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #53e8c0f8
 class Run:
     "A stage while its notebook is being executed."
     def __init__(self, command, overrides, config, folder, record=None):
@@ -125,7 +125,7 @@ class Run:
         from spectramind.pipeline.actions import artifacts_of
         from spectramind.pipeline.records import append_root_event, close_run
         r = self.record
-        close_run(r, code, figures, artifacts_of(self.command, self.config, self.folder), error)
+        close_run(r, code, figures, artifacts_of(self.command, self.config, self.folder, error, r.began), error)
         append_root_event(self.config.paths.work, self.command, r.command, exit_code=code, began=r.began, config_hash=r.config_hash, seed=r.seed,
                           metrics=figures, record=r, error=error, debug_log=self.config.records.debug_log)
 

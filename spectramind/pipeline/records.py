@@ -69,7 +69,7 @@ def debug_entry(
     if record is not None: lines.append(f'- run: {record.shown(record.folder)}')
     return '\n'.join([*lines, '', ''])
 
-# %% ../../nbs/90_pipeline/15_records.ipynb #7bd9b07f
+# %% ../../nbs/90_pipeline/15_records.ipynb #8c7ed353
 _YOUNG_S = 3600. # a folder without a status is left alone for so long: it may just have been made
 
 def run_folders(
@@ -92,7 +92,10 @@ def referred_run(
     latest = work/'artifacts'/'configs'/'run.yaml'
     if not latest.is_file(): return None
     wanted = latest.read_bytes()
-    same = [f for f in folders if (f/'config.snapshot.yaml').is_file() and (f/'config.snapshot.yaml').read_bytes() == wanted]
+    def snapshot(folder):
+        try: return (folder/'config.snapshot.yaml').read_bytes()
+        except OSError: return None                                     # swept by another command meanwhile
+    same = [f for f in folders if snapshot(f) == wanted]
     return max(same, key=lambda f: (f.name[:15], int(f.name[16:] or 0)), default=None)
 
 def _finished(
@@ -100,7 +103,8 @@ def _finished(
 )->bool:
     "Whether nobody writes to it any more, as far as can be known."
     state = read_status(folder)['state']
-    return time.time() - folder.stat().st_mtime > _YOUNG_S if state == 'unknown' else state != 'running'
+    try: return time.time() - folder.stat().st_mtime > _YOUNG_S if state == 'unknown' else state != 'running'
+    except FileNotFoundError: return False                              # swept by another command meanwhile
 
 def sweep_runs(
     work:str|Path,      # paths.work

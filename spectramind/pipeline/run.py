@@ -74,7 +74,7 @@ class Summary:
         more = dict(self.trained.metrics() if self.trained else {}, **(dict(score_physics=self.physics_score.total) if self.physics_score else {}))
         return dict(self.score.metrics() if self.score else {}, **more, planets_bad=len(self.bad), visits_lost=len(self.lost), **{f'rows_{k}': v for k, v in self.origins.items()})
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #7bfd7d1b
+# %% ../../nbs/90_pipeline/55_run.ipynb #afd5597f
 def told(
     report,   # a stage's Report
     tell,     # called with a line
@@ -120,9 +120,10 @@ def run(
     stages.check_tables(config)
     stages.check_prediction(config)
     work = stages.work_ahead(config)
+    if work.epochs and not work.planets and learning_room().stands(config): work = replace(work, labelled=0)   # nothing to be learnt anew
     ahead = estimate(work, own_speed(earlier_timings(config.paths.work)))
     tell(check_before(ahead, clock.left_s, config.limits.force))
-    if clock.limited: stages.hand_in_first(config)
+    if clock.limited and not stages.handed_in(config): stages.hand_in_first(config)
     reports = observed_and_fitted(config, clock, work, ahead, tell)
     skip = {o.key for report in reports for o in report.bad}
     trained, begun = None, clock.enough('train', ahead['train'], ahead['predict'] + START)

@@ -13,7 +13,7 @@ import time
 import warnings
 from dataclasses import dataclass
 
-# %% ../../nbs/90_pipeline/13_sampling.ipynb #9a500bf1
+# %% ../../nbs/90_pipeline/13_sampling.ipynb #8f30a06d
 class GpuMemory:
     "Memory in use on the NVIDIA devices, if that can be asked; `told` says how, or why not."
     def __init__(self):
@@ -31,7 +31,9 @@ class GpuMemory:
         self.ask = pynvml.nvmlDeviceGetMemoryInfo
     def mb(self)->float|None: # None when there is nothing to ask
         "MB in use."
-        return sum(self.ask(h).used for h in self.handles)/2**20 if self.handles else None
+        try: return sum(self.ask(h).used for h in self.handles)/2**20 if self.handles else None
+        except Exception as error:      # a card that does not tell, or is lost, stops no command
+            self.handles, self.told = [], f'pynvml: {type(error).__name__}: {error}'
 
 def tree_use(
     psutil,             # the library

@@ -96,7 +96,7 @@ def working(
         if ours is error: raise
         raise ours from error
 
-# %% ../../nbs/90_pipeline/58_session.ipynb #6d4c1a3b
+# %% ../../nbs/90_pipeline/58_session.ipynb #24c0aa4c
 def perform(
     command:str,        # the stage
     overrides,          # key=value, group=member
@@ -126,7 +126,7 @@ def perform(
     finally:
         code, shown = (0 if error is None else exit_code_of(error)), {k: v for k, v in figures.items() if not isinstance(v, dict)}
         try:
-            records.close_run(record, code, shown, artifacts_of(command, config, record.folder), error)
+            records.close_run(record, code, shown, artifacts_of(command, config, record.folder, error, began), error)
             records.append_root_event(config.paths.work, command, words, exit_code=code, metrics=shown, record=record, error=error, debug_log=config.records.debug_log, **told)
             records.sweep_runs(config.paths.work, config.records.keep)
         except OSError as trouble:                          # a full disk: the record says 'running', and the error below says why

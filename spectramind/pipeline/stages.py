@@ -7,9 +7,10 @@ __all__ = ['FEWEST', 'all_planets', 'Report', 'write_bad_planets', 'check_tables
            'fit_orders', 'for_all', 'calibrate', 'features', 'fit', 'work_ahead', 'to_do', 'simulation_of', 'simulate',
            'labels_of', 'expected_planets', 'standing_posteriors', 'training_labels', 'checkpoint_of', 'read_prior',
            'deal_folds', 'prior_made', 'keep_prior', 'obtain_prior', 'physics', 'predict', 'final_spectrum', 'export',
-           'sample_of', 'submission_info', 'submit', 'hand_in_first', 'truth_of', 'score_file', 'write_table']
+           'sample_of', 'submission_info', 'hand_in', 'submit', 'hand_in_first', 'handed_in', 'truth_of', 'score_file',
+           'write_table']
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #640228ea
+# %% ../../nbs/90_pipeline/50_stages.ipynb #9d0e1479
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..core.errors import ConfigError, DataError, InternalError, SchemaError, Sp
 from ..core.nouns import DepthPosterior, Spectra
 from ..core.paths import parse_planet_id
 from ..core.provenance import read_record
-from ..core.store import read_json, sha256_file, sha256_json, write_csv_rows, write_json
+from ..core.store import read_json, sha256_file, sha256_json, write_bytes, write_csv_rows, write_json
 from ..lightcurve.prior import SpectralPrior, fit_prior, learn_prior, posterior_spectrum, predict_spectra, prior_row
 from . import units
 from .settings import Config
@@ -412,7 +413,7 @@ def export(
     if out is None or path.is_dir(): path = path/f'{spectrum.planet_id}{ending}'
     return write_export(path, spectrum, form), spectrum
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #ec89781a
+# %% ../../nbs/90_pipeline/50_stages.ipynb #ceea9cf5
 def sample_of(
     root:str|Path,
 )->Path|None:   # sample_submission.csv, if the tree has one
@@ -425,22 +426,32 @@ def submission_info(config:Config)->dict: # JSON-able
     settings = asdict(config) | dict.fromkeys(('paths', 'executor', 'data', 'env', 'limits', 'records', 'diag', 'ablate')) | dict(predict=dict(checkpoint=config.predict.checkpoint), submit=dict(layout=config.submit.layout))
     return dict(config_sha256=sha256_json(settings), seed=config.seed)
 
+def hand_in(config:Config, spectra:Spectra)->dict: # the manifest
+    "Write submission.{csv,json,zip} and their manifest; with env=kaggle also submission.csv in the working folder, where Kaggle looks for it."
+    place = Path(config.submit.out or Workplace(Path(config.paths.work)).dist)
+    sample = sample_of(config.data.root) if config.submit.layout == 'kaggle' else None
+    manifest = write_package(place, spectra, config.submit.layout, sample, info=submission_info(config))
+    if config.env.name == 'kaggle': write_bytes(Path(config.paths.work)/'submission.csv', (place/'submission.csv').read_bytes())
+    return manifest
+
 def submit(
     config:Config,
 )->dict:                            # the manifest
     "Write submission.{csv,json,zip} and their manifest."
-    place, s = Workplace(Path(config.paths.work)), config.submit
-    spectra = read_predictions(Path(s.predictions or place.predictions), Path(s.sigma) if s.sigma else None)
-    sample = sample_of(config.data.root) if s.layout == 'kaggle' else None
-    return write_package(Path(s.out or place.dist), spectra, config.submit.layout, sample, info=submission_info(config))
+    s = config.submit
+    return hand_in(config, read_predictions(Path(s.predictions or Workplace(Path(config.paths.work)).predictions), Path(s.sigma) if s.sigma else None))
 
 def hand_in_first(config:Config)->dict: # the manifest
     "A complete submission before any work: the prior's row for every planet, to be written over by better ones."
     prior = read_prior(checkpoint_of(config)) if config.predict.checkpoint else fit_prior(np.array(list(training_labels(config)[0].values())))
     nothing = Spectra(np.empty(0, np.int64), np.empty((0, 283)), np.empty((0, 283)), ())
-    spectra = complete(nothing, expected_planets(config.data.root), *prior_row(prior))
-    sample = sample_of(config.data.root) if config.submit.layout == 'kaggle' else None
-    return write_package(Path(config.submit.out or Workplace(Path(config.paths.work)).dist), spectra, config.submit.layout, sample, info=submission_info(config))
+    return hand_in(config, complete(nothing, expected_planets(config.data.root), *prior_row(prior)))
+
+def handed_in(config:Config)->bool:
+    "Whether a whole submission of these planets lies there already: it is not to be replaced by a worse one."
+    path = Path(config.submit.out or Workplace(Path(config.paths.work)).dist)/'submission.csv'
+    try: return set(map(int, read_submission(path)[0].planet_id)) == set(expected_planets(config.data.root))
+    except SpectraMindError: return False
 
 def truth_of(
     config:Config,

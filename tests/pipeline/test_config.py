@@ -60,6 +60,8 @@ BAD = [  # overrides, what the message has to name, what the hint has to name
     (["data.root=${oc.env:HOME}"], "resolver", ""),
     (["data.root=${oc.decode:1}"], "resolver", ""),
     (["data.root=${nowhere.at_all}"], "nowhere", ""),
+    (["data=kaggle", "submit.out=env", "data.root='\\${oc.${submit.out}:HOME}'"], "resolver", ""),
+    (["data=kaggle", "submit.out=oc.env", "data.root='${${submit.out}:HOME}'"], "resolver", ""),
     (["fast"], "'fast', wanted key=value", "data=kaggle"),
     (["=3"], "'=3'", ""),
     (["~data"], "'~data'", ""),
@@ -197,7 +199,7 @@ def test_a_snapshot_is_the_whole_configuration(tmp_path):
     assert (changed.train.lr, changed.submit.layout, changed.predict.out_csv, changed.seed) == (5e-4, "wide", "a b,c.csv", 7)
 
 
-@pytest.mark.parametrize("text,named", [("!!python/object/apply:os.system ['true']", "plain YAML"), ("seed: ${oc.env:HOME}", "resolver"), ("- 1", "sections"), ("seed: [", "plain YAML"),
+@pytest.mark.parametrize("text,named", [("!!python/object/apply:os.system ['true']", "plain YAML"), ("seed: ${oc.env:HOME}", "resolver"), ('paths: {work: "\\x24{oc.env:HOME}"}', "resolver"), ("paths: {work: '${oc.${submit.layout}:HOME}'}", "resolver"), ("- 1", "sections"), ("seed: [", "plain YAML"),
                                         ("seeds: 3", "unknown key seeds"), ("seed: 3", "data: found no value"), ("data: 3", "data: found 3"), ("", "data: found no value")])
 def test_a_file_that_is_no_snapshot_is_refused(text, named, tmp_path):
     path = tmp_path/"snapshot.yaml"

@@ -122,3 +122,12 @@ def test_the_lock_is_one_of_these_stages():
     for name, entry in lock.items():
         assert entry["cmd"] == STAGES[name]["cmd"] and [out["path"] for out in entry["outs"]] == sorted(outs_of(STAGES[name]))
         assert set(entry["params"].get(PARAMS, {})) == set(settings_of(STAGES[name]))
+
+
+@pytest.mark.parametrize("stage", ["calibrate", "features", "fit", "train"])
+def test_a_stage_depends_on_the_code_its_products_are_signed_with(stage):
+    from spectramind.pipeline.units import CODE
+    deps = STAGES[stage]["deps"]
+    for name in CODE[stage]:
+        path = "spectramind/" + name.replace(".", "/")
+        assert path in deps or path + ".py" in deps, (stage, name)

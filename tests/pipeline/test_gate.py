@@ -36,3 +36,4 @@ def test_a_difference_ends_with_6(sky, tmp_path, monkeypatch):
     with pytest.raises(QualityGateError, match="dist/submission.csv: other bytes") as caught:
         gate.judge_determinism(["data=kaggle", f"data.root={sky}"], tmp_path, tell=lambda line: None)
     assert caught.value.exit_code == 6
+    with pytest.raises(QualityGateError): gate.judge_determinism(["data=kaggle", f"data.root={sky}"], tmp_path, tell=lambda line: None)   # the second time as well
