@@ -63,13 +63,13 @@ KILL = dict(checkpoint_every_steps=1, ema=.9)
 
 
 def train(what, folder):
-    "ddp: one of two processes; kill: says each step, waits at the seventh for the file `go`, and is slow, to be killed."
+    "ddp: one of two processes; kill: says each step, waits at the seventh for the file `go`, is slow, and waits at the ninth to be killed."
     def tell(event):
         if event['event'] != 'step': return
         os.write(1, f'{event["done"]}\n'.encode())
         time.sleep(.1)
-        for _ in range(1200):
-            if event['done'] != 7 or Path(folder, 'go').exists(): break
+        for _ in range(2400):
+            if event['done'] not in (7, 9) or event['done'] == 7 and Path(folder, 'go').exists(): break
             time.sleep(.05)
     if what == 'ddp': trainer_for(folder, config=DDP | dict(devices=2, strategy='ddp')).fit()
     else: trainer_for(folder, config=KILL, tell=tell).fit()
