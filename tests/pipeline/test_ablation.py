@@ -1,10 +1,8 @@
 "Sweeps: what they mean, what they share, what they survive, and that nothing is judged by a test's truth."
 import json
 import os
-import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import zipfile
@@ -16,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spectramind.core.errors import ConfigError, InternalError, RuntimeLimitError
+from spectramind.core import store
 from spectramind.core.store import read_json, read_npz, sha256_file, sha256_json
 from spectramind.pipeline import ablation, stages
 from spectramind.pipeline.ablation import Products, plan, run_ablation, sweep, zip_folder
@@ -207,7 +206,7 @@ def test_a_killed_ablation_loses_the_run_in_flight_alone(tmp_path):
     board = rows(tmp_path)                                                           # there is one, of what had ended
     assert [board[name]["status"] for name in ("baseline", "train.lr=0.01", "train.lr=0.25", "train.lr=0.02")] == ["ok", "ok", "failed", "failed"]
     (tmp_path/"spared").touch()
-    orphan = next((tmp_path/"artifacts").rglob("scores.npz")).with_name(f".scores.npz.{re.sub(r'[^A-Za-z0-9_-]', '-', socket.gethostname())}.999999999.0123abcd.tmp")
+    orphan = next((tmp_path/"artifacts").rglob("scores.npz")).with_name(f".scores.npz.{store._host()}.999999999.0123abcd.tmp")
     orphan.touch()
     found = go(tmp_path, "train.lr=0.001,0.01,0.25,0.02")
     assert found["runs_stood"] == 2 and found["runs_failed"] == 0 and [line.split()[1] for line in calls(tmp_path)] == ["0.001", "0.01", "0.25", "0.25", "0.02"]
