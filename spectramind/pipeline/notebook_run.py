@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SAME', 'OUTCOME', 'EFFECTIVE', 'REQUEST', 'runs_dir', 'notebook_of', 'read_notebook', 'check_notebook',
-           'error_document', 'error_again', 'Run', 'opened', 'flat_values', 'execute']
+           'error_document', 'error_again', 'Run', 'opened', 'execute']
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #c1257105
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #d538ccee
 import ast
 import os
 import sys
@@ -18,6 +18,7 @@ from .. import __version__
 from ..core.errors import ConfigError, DataError, InternalError, SpectraMindError, UsageError, exit_code_of
 from ..core.store import read_json, write_csv_rows, write_json
 from .config import config_hash, config_yaml, load_config, read_yaml
+from .lines import flat
 from .notebook_copy import keep_copy
 from .session import working, write_traceback
 
@@ -277,20 +278,11 @@ def _ended(
     if isinstance(error, RuntimeError): detail += ' (is ipykernel installed for it?)'
     return InternalError(f'{name}: found {detail}, wanted it to end well', hint=f'the traceback is in {write_traceback(work, error)}; {copy}')
 
-# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #a82c9880
-def flat_values(
-    node:dict,
-    prefix:str='',  # of the keys
-)->dict:            # dotted key -> value
-    "Nested sections as one level."
-    found = {}
-    for key, value in node.items(): found |= flat_values(value, f'{prefix}{key}.') if isinstance(value, dict) else {prefix + key: value}
-    return found
-
+# %% ../../nbs/90_pipeline/59_notebook_run.ipynb #a539df94
 def _places(folder:Path, work:str)->dict:
     "Paths that say something about this machine, and the words that stand for them in the copy."
     snapshot = folder/'config.snapshot.yaml'
-    values = flat_values(read_yaml(snapshot)) if snapshot.is_file() else {}
+    values = flat(read_yaml(snapshot)) if snapshot.is_file() else {}
     given = {value: f'<{key}>' for key, value in values.items() if isinstance(value, str) and os.path.isabs(value)}
     ours = {str(folder): 'RUN', str(folder.resolve()): 'RUN', work: 'WORK', str(Path(work).resolve()): 'WORK'}
     return given | {os.getcwd(): '.', os.path.expanduser('~'): '~', str(_package()): 'spectramind', sys.prefix: 'PYTHON'} | ours

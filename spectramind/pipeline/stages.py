@@ -218,7 +218,7 @@ def simulate(config:Config)->str: # a line for people
     write_json(note, dict(settings=settings, complete=True))
     return f'simulate: {d.n_train} training and {d.n_test} test planets in {root}, {done["written"]} made now'
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #023b5493
+# %% ../../nbs/90_pipeline/50_stages.ipynb #2695b8c9
 def labels_of(
     root:str|Path,
 )->tuple|None:   # ids (planet,), depths (planet, 283); None without train.csv, or with no sound row in it
@@ -254,6 +254,7 @@ def standing_posteriors(
         except SpectraMindError as error: bad.append(Outcome((where, planet_id), failure=Failure(type(error).__name__, error.message, error.exit_code)))
     return good, bad
 
+# %% ../../nbs/90_pipeline/50_stages.ipynb #cfe0238b
 FEWEST = 2   # labelled planets from which a prior can be learnt; two or three only set its level
 
 def training_labels(
@@ -289,6 +290,7 @@ def read_prior(
         raise SchemaError(f'{path}: found no spectral prior ({getattr(error, "message", error)}), wanted a prior.json that `spectramind predict` wrote') from None
     return prior
 
+# %% ../../nbs/90_pipeline/50_stages.ipynb #c513595c
 def deal_folds(
     config:Config,
     labels:dict,   # planet id -> depths
@@ -331,6 +333,7 @@ def obtain_prior(
     keep_prior(config, prior, posteriors, row)
     return prior
 
+# %% ../../nbs/90_pipeline/50_stages.ipynb #8401facb
 def physics(config:Config, skip:set=frozenset())->tuple[Spectra, Report, list]: # the third: the posteriors of the test planets
     "A spectrum for every test planet from posterior and prior alone, kept in artifacts/predictions/physics; those without a sound fit, or in `skip`, get the prior's row."
     wanted = expected_planets(config.data.root)
