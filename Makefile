@@ -50,9 +50,8 @@ ablation: dev    ## slow: does the network earn its place? physics against every
 fuzz: dev        ## 100,000 expressions thrown at the rules' language
 	python benchmarks/fuzz_rules.py
 
-docs: dev        ## the site, from the same notebooks (needs Quarto)
-	@command -v quarto >/dev/null || { echo "make docs: Quarto is not on the PATH; get it from https://quarto.org/docs/get-started/ and run make docs again" >&2; exit 3; }
-	quarto render
+docs: dev        ## the site, from the same notebooks: by Quarto, or by nbconvert where it is missing
+	python scripts/site_build.py --work '$(WORK)'
 
 readme: dev      ## README.md from nbs/index.ipynb
 	python scripts/readme.py

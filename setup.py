@@ -27,7 +27,7 @@ setup(
     long_description=(HERE/"README.md").read_text(encoding="utf-8"), long_description_content_type="text/markdown",
     author=cfg["author"], author_email=cfg["author_email"], url=cfg["git_url"], license="MIT", license_files=["LICENSE"],
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"]+".*"]), python_requires=">="+cfg["min_python"],
-    install_requires=lines("requirements"), extras_require={name: lines(f"{name}_requirements") for name in ("dev", "export", "network", "dask", "notebook")},
+    install_requires=lines("requirements"), extras_require={name: lines(f"{name}_requirements") for name in ("dev", "export", "network", "dask", "notebook", "explain", "lab")},
     entry_points={"console_scripts": lines("console_scripts")},
     classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Science/Research", "Programming Language :: Python :: 3.11",
                  "Topic :: Scientific/Engineering :: Astronomy"],

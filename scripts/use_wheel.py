@@ -25,3 +25,4 @@ if home not in resource_dir("configs").parents: sys.exit(f"resource_dir('configs
 for forbidden in ("nbdev", "pandas", "matplotlib", "jupyterlab", "papermill"):
     if importlib.util.find_spec(forbidden): sys.exit(f"{forbidden} is in the runtime environment")
 print(f"{len(modules)} modules ({len(needs_extra)} ask for the extra network), configs, schemas and run notebooks from the wheel")
+if not all(callable(getattr(spectramind, name)) for name in ("SpectraMind", "explore")): sys.exit("the front door is shut")

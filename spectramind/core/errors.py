@@ -6,11 +6,11 @@
 __all__ = ['DOCS', 'SpectraMindError', 'SchemaError', 'ConfigError', 'UsageError', 'RuntimeLimitError', 'InternalError',
            'QualityGateError', 'DataError', 'exit_code_of']
 
-# %% ../../nbs/00_core/00_errors.ipynb #4f692f42
+# %% ../../nbs/00_core/00_errors.ipynb #8df954f2
 from pathlib import Path
 
-# %% ../../nbs/00_core/00_errors.ipynb #8f418490
-DOCS = 'https://spectramind.github.io/spectramind/core/errors.html'
+# %% ../../nbs/00_core/00_errors.ipynb #76f23542
+DOCS = 'https://spectramind.github.io/spectramind/troubleshooting.html'
 
 class SpectraMindError(Exception):
     "The root of every error this package raises on purpose; `hint` says what to do about it."
@@ -37,37 +37,37 @@ def _rebuild(
     error.args = (state['message'], state['hint'])
     return error
 
-# %% ../../nbs/00_core/00_errors.ipynb #72675a67
+# %% ../../nbs/00_core/00_errors.ipynb #30ca5bf5
 class SchemaError(SpectraMindError):
     "A table or document does not follow its schema."
     exit_code, slug = 2, 'schemaerror'
 
-# %% ../../nbs/00_core/00_errors.ipynb #0c242354
+# %% ../../nbs/00_core/00_errors.ipynb #c0a7b935
 class ConfigError(SpectraMindError):
     "A setting is unknown, missing or of the wrong type."
     exit_code, slug = 3, 'configerror'
 
-# %% ../../nbs/00_core/00_errors.ipynb #9e0eb9d3
+# %% ../../nbs/00_core/00_errors.ipynb #9ffa0d74
 class UsageError(SpectraMindError):
     "A function or command was called with something it cannot take."
     exit_code, slug = 3, 'usageerror'
 
-# %% ../../nbs/00_core/00_errors.ipynb #99ea3b92
+# %% ../../nbs/00_core/00_errors.ipynb #8da731b4
 class RuntimeLimitError(SpectraMindError):
     "The work would not finish within the time or memory allowed."
     exit_code, slug = 4, 'runtimelimiterror'
 
-# %% ../../nbs/00_core/00_errors.ipynb #5eeeb78c
+# %% ../../nbs/00_core/00_errors.ipynb #e20c4d63
 class InternalError(SpectraMindError):
     "Something we believed to be impossible happened: a bug of ours."
     exit_code, slug = 5, 'internalerror'
 
-# %% ../../nbs/00_core/00_errors.ipynb #6fd9ae18
+# %% ../../nbs/00_core/00_errors.ipynb #476d31ab
 class QualityGateError(SpectraMindError):
     "The work is done, but its quality is below the agreed bar."
     exit_code, slug = 6, 'qualitygateerror'
 
-# %% ../../nbs/00_core/00_errors.ipynb #0a6208f9
+# %% ../../nbs/00_core/00_errors.ipynb #a63cb15a
 class DataError(SpectraMindError):
     "An input file is missing, damaged or not what its name promises."
     exit_code, slug = 3, 'dataerror'
@@ -80,7 +80,7 @@ class DataError(SpectraMindError):
         super().__init__(f'{path}: found {found}, wanted {wanted}', hint=hint)
         self.path, self.found, self.wanted = str(path), found, wanted
 
-# %% ../../nbs/00_core/00_errors.ipynb #d5949f1a
+# %% ../../nbs/00_core/00_errors.ipynb #ceb695c3
 def exit_code_of(
     error:BaseException, # whatever stopped the program
 )->int:                  # the process's exit code

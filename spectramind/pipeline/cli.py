@@ -6,9 +6,9 @@
 __all__ = ['app', 'Overrides', 'ConfigName', 'Engine', 'FastKaggle', 'ROOT_CONFIG', 'FAST', 'Phase', 'Layout', 'diagnose',
            'ExitCodes', 'root', 'check_engine', 'run', 'demo', 'simulate', 'data', 'calibrate', 'features', 'fit',
            'train', 'uncertainty', 'calibrate_temp', 'calibrate_corel', 'predict', 'submit', 'export', 'dashboard',
-           'diagnose_calibration', 'score', 'validate']
+           'diagnose_inject', 'diagnose_symbolic', 'diagnose_calibration', 'score', 'validate']
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #a1709093
+# %% ../../nbs/90_pipeline/60_cli.ipynb #a2a29691
 import sys
 from typing import Annotated, Optional
 
@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..core.errors import SpectraMindError, UsageError
 from .session import perform, write_traceback
+from .typed import spelled
 
 # %% ../../nbs/90_pipeline/60_cli.ipynb #add0a6da
 class ExitCodes(TyperGroup):
@@ -73,10 +74,10 @@ def root(context:typer.Context,
          version:Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Show the version and leave.')]=False):
     if context.invoked_subcommand is None: typer.echo(context.get_help())
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #a3dfd844
+# %% ../../nbs/90_pipeline/60_cli.ipynb #8952bee3
 def _setting(key:str, value:str|None)->list: # of one override, or of none
     "An option as a setting; quotes keep spaces, commas and brackets."
-    return [] if value is None else [f"{key}='" + str(value).replace("\\", "\\\\").replace("'", "\\'") + "'"]
+    return [] if value is None else [spelled(key, value)]
 
 def check_engine(engine:str)->None:
     "Refuse an engine that does not exist; raises `UsageError`."
@@ -109,7 +110,7 @@ def demo(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, engine:En
     "Make a few simulated planets and take them all the way to a scored submission; minutes."
     if any(word.lstrip('+').startswith('data=') and not word.endswith('=smoke') for word in overrides or []):
         raise UsageError('demo: found another choice of data, wanted none: the demo is data=smoke', hint='use spectramind run data=...')
-    _do('demo', _unless(overrides, ('data=smoke', 'model=v50_fast', 'train=trainer_smoke')), config_name, engine)
+    _do('demo', _unless(overrides, ('data=smoke', 'model=v50_fast', 'train=trainer_smoke', 'diag.inject.enabled=true')), config_name, engine)
 
 # %% ../../nbs/90_pipeline/60_cli.ipynb #fe637180
 @app.command()
@@ -211,7 +212,7 @@ def export(planet:Annotated[str, typer.Argument(metavar='PLANET', help="The plan
         tell(str(path))
     perform('export', _fast(overrides, fast_kaggle), config_name, work, typer.echo)
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #7c68f8a3
+# %% ../../nbs/90_pipeline/60_cli.ipynb #bc28b152
 diagnose = typer.Typer(no_args_is_help=False, rich_markup_mode=None, help='Look closely at what a run has left.')
 app.add_typer(diagnose, name='diagnose')
 
@@ -221,6 +222,17 @@ def dashboard(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, fast
     "One page that opens without a network, from what the stages have left."
     _do('diagnose', [*_fast(overrides, fast_kaggle), *_setting('diag.out', out)], config_name, engine)
 diagnose.command('report', help='The same as dashboard.')(dashboard)
+
+@diagnose.command('inject')
+def diagnose_inject(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, fast_kaggle:FastKaggle=False,
+                    gate:Annotated[bool, typer.Option('--gate/--no-gate', help='End with code 6 when a row of the table is beyond its threshold; or only say so.')]=True):
+    "Send signals of known size through everything, and see which come back: artifacts/reports/injection.{json,csv}."
+    _do('diagnose-inject', [*_fast(overrides, fast_kaggle), *([] if gate else ['diag.inject.gate=false'])], config_name, 'direct')
+
+@diagnose.command('symbolic')
+def diagnose_symbolic(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, fast_kaggle:FastKaggle=False):
+    "Which rules of physics the predictions break, and where: artifacts/reports/symbolic.{csv,npz}."
+    _do('diagnose-symbolic', _fast(overrides, fast_kaggle), config_name, 'direct')
 
 @diagnose.command('calibration')
 def diagnose_calibration(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, fast_kaggle:FastKaggle=False,

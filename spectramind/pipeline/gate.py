@@ -5,16 +5,20 @@
 # %% auto #0
 __all__ = ['PRODUCTS', 'checksums', 'compare', 'judge_determinism']
 
-# %% ../../nbs/90_pipeline/77_gate.ipynb #3e36335d
+# %% ../../nbs/90_pipeline/77_gate.ipynb #b2107660
+import hashlib
 import shutil
 from pathlib import Path
 
 from ..core.errors import QualityGateError
 from ..core.store import sha256_file
+from ..diagnostics.page import comparable
+from .typed import spelled
 
-# %% ../../nbs/90_pipeline/77_gate.ipynb #dfae20d7
+# %% ../../nbs/90_pipeline/77_gate.ipynb #010fa1d3
 PRODUCTS = ('**/*.npz', '**/*.parquet', '**/*.csv', '**/*.zip', '**/*.safetensors', 'dist/submission.json', 'dist/submission_manifest.json', 'artifacts/predictions/*', 'artifacts/calibration/*.json',
-            'data/splits/*.json', 'artifacts/checkpoints/**/*.json', 'artifacts/reports/score.json', 'artifacts/reports/*.html')
+            'data/splits/*.json', 'artifacts/checkpoints/**/*.json', 'artifacts/reports/*.html')
+PRODUCTS += tuple(f'artifacts/reports/{name}.json' for name in ('score', 'catalogue', 'injection', 'explain'))
 
 def checksums(
     folder:Path,   # a work folder
@@ -24,7 +28,10 @@ def checksums(
     found = {path.relative_to(folder).as_posix(): path for pattern in PRODUCTS for path in folder.glob(pattern) if path.is_file()}
     record = lambda path: path.suffix == '.json' and path.with_suffix('').is_file()          # stands beside its product, under its name and .json
     kept = {name: path for name, path in found.items() if not name.startswith(('artifacts/runs/', 'logs/')) and not name.endswith('started.json') and not record(path)}
-    return {name: sha256_file(kept[name]) for name in sorted(kept)}
+    def sha(path):
+        if path.suffix != '.html': return sha256_file(path)
+        return hashlib.sha256(comparable(path.read_text(encoding='utf-8')).encode('utf-8')).hexdigest()
+    return {name: sha(kept[name]) for name in sorted(kept)}
 
 def compare(
     left:dict, right:dict, # as `checksums` has them
@@ -33,7 +40,7 @@ def compare(
     words = [f'{name}: only in the first run' for name in left if name not in right] + [f'{name}: only in the second run' for name in right if name not in left]
     return sorted(words + [f'{name}: other bytes' for name in left if name in right and left[name] != right[name]])
 
-# %% ../../nbs/90_pipeline/77_gate.ipynb #749a513d
+# %% ../../nbs/90_pipeline/77_gate.ipynb #44df9777
 def judge_determinism(
     overrides:list,          # settings of the run
     work:str|Path,           # both runs are made in work/first and work/second
@@ -48,8 +55,7 @@ def judge_determinism(
     sums = []
     for name, n in zip(('first', 'second'), workers):
         shutil.rmtree(Path(work)/name, ignore_errors=True)                     # made anew: what stands would be compared with itself
-        quoted = str(Path(work)/name).replace("'", "\\'")
-        config = load_config([*overrides, f"paths.work='{quoted}'", f'executor.workers={n}', 'executor.kind=processes'], config_name)
+        config = load_config([*overrides, spelled('paths.work', Path(work)/name), f'executor.workers={n}', 'executor.kind=processes'], config_name)
         tell(f'{name} run, workers: {n}')
         with working(config): action('run')(config, tell)
         sums.append(checksums(Path(config.paths.work)))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FIXED', 'MOST', 'split_choices', 'Sweep', 'read_search', 'expand_search', 'separate', 'Variant', 'expand']
 
-# %% ../../nbs/90_pipeline/68_grid.ipynb #7e09fbfd
+# %% ../../nbs/90_pipeline/68_grid.ipynb #fe0829e2
 import itertools
 import math
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from ..core.determinism import rng_for
 from ..core.errors import ConfigError
 from ..core.paths import resource_dir
 from .config import canonical_key, read_yaml
-from .typed import did_you_mean
+from .typed import did_you_mean, spelled
 
 # %% ../../nbs/90_pipeline/68_grid.ipynb #acbfc133
 def split_choices(
@@ -42,7 +42,7 @@ def split_choices(
         raise ConfigError(f'{where} with nothing between two commas, wanted a value', hint="an empty text is written ''")
     return parts
 
-# %% ../../nbs/90_pipeline/68_grid.ipynb #2a8b4878
+# %% ../../nbs/90_pipeline/68_grid.ipynb #4f05e568
 @dataclass
 class Sweep:
     "What is fixed and what is varied."
@@ -60,7 +60,7 @@ def _spelt(
     if isinstance(value, list): return '[' + ','.join(_spelt(v, where) for v in value) + ']'
     if isinstance(value, str):
         plain = value and not set(value) & set(' ,\'"[]{}()=:\\')
-        return value if plain else "'" + value.replace('\\', '\\\\').replace("'", "\\'") + "'"
+        return value if plain else spelled('', value)[1:]
     raise ConfigError(f'{where}: found {value!r:.80}, wanted numbers, texts, true, false, null or lists of them')
 
 def read_search(

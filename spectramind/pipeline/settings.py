@@ -8,11 +8,12 @@ __all__ = ['within', 'Paths', 'Env', 'Data', 'Calib', 'Predict', 'Submit', 'Diag
            'Nonneg', 'Molecular', 'Seam', 'Ratio', 'QuantileOrder', 'BandPriors', 'Symbolic', 'Loss',
            'TemperatureSettings', 'CorelSettings', 'OutlierSettings', 'Uncertainty', 'Config']
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #c92b315f
+# %% ../../nbs/90_pipeline/08_settings.ipynb #8f9d7f8c
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ..detector.chain import CalibConfig
+from ..diagnostics.injection import InjectSettings
 from ..lightcurve.fit import FitConfig
 from ..photometry.extract import PhotometryConfig
 
@@ -66,7 +67,7 @@ class Calib:
         within(self, frame_bins=(1, 1e6))
         if self.steps.coadds != 1: raise ValueError(f'steps.coadds: found {self.steps.coadds}, wanted it left alone: every tree says how many ramps its frames average (coadds.json)')
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #4320d3c2
+# %% ../../nbs/90_pipeline/08_settings.ipynb #e05e53cc
 @dataclass
 class Predict:
     "From posteriors to spectra."
@@ -88,6 +89,11 @@ class Diag:
     dataset:Literal['val','test'] = 'val'     # calibration: labelled planets held out, or simulated test planets
     gate:bool = False                         # calibration: end with code 6 when the error bars cover certainly too little
     out:str|None = None                       # the dashboard's file; null: artifacts/reports/diagnostics_dashboard.html
+    explain:bool = True                       # full: which bands and features the network's answer rests on, and where planets lie in its latent space
+    explain_planets:int = 64                  # planets for which that is worked out
+    inject:InjectSettings = field(default_factory=InjectSettings) # signals of known size, sent through everything
+    embedding:Literal['pca','umap'] = 'pca'   # the map of latents; umap needs its extra and is not the same to the bit on every machine
+    def __post_init__(self): within(self, explain_planets=(1, 1e6))
 
 @dataclass
 class Executor:

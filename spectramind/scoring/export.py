@@ -6,7 +6,7 @@
 __all__ = ['FGS1_BAND_UM', 'ORIGINS', 'COLUMNS', 'FORMATS', 'bin_edges', 'FinalSpectrum', 'describe', 'ecsv_table', 'ecsv_text',
            'xarray_dataset', 'write_netcdf', 'taurex_rows', 'taurex_text', 'ending_of', 'write_export']
 
-# %% ../../nbs/55_scoring/40_export.ipynb #8ec565c0
+# %% ../../nbs/55_scoring/40_export.ipynb #91d33a47
 import io
 import json
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from .. import __version__
 from ..challenge.planets import StarRow
 from ..challenge.wavelength import SEAMS, default_wavelengths
 from ..core.errors import UsageError
-from ..core.nouns import N_BINS, DepthPosterior, noun_html, noun_text
+from ..core.nouns import N_BINS, DepthPosterior, noun_html, noun_text, spectrum_line
 from ..core.store import atomic_write, write_text
 
 # %% ../../nbs/55_scoring/40_export.ipynb #26b85780
@@ -37,7 +37,7 @@ def bin_edges(
     inner = np.r_[2*airs[0] - middle[0], middle, 2*airs[-1] - middle[-1]]
     return np.vstack([FGS1_BAND_UM, np.stack([inner[:-1], inner[1:]], 1)])
 
-# %% ../../nbs/55_scoring/40_export.ipynb #72e1bc88
+# %% ../../nbs/55_scoring/40_export.ipynb #57831264
 @dataclass(frozen=True, eq=False)
 class FinalSpectrum:
     "What is believed about one planet in the end, and what only its light curves say."
@@ -58,9 +58,9 @@ class FinalSpectrum:
     @property
     def sigma(self)->np.ndarray: return np.sqrt(np.diag(self.cov)) # (283,)
     def __repr__(self): return noun_text(self)
-    def _repr_html_(self): return noun_html(self)
+    def _repr_html_(self): return noun_html(self, spectrum_line(self.mu, self.sigma))
 
-# %% ../../nbs/55_scoring/40_export.ipynb #b387f9aa
+# %% ../../nbs/55_scoring/40_export.ipynb #90c5d345
 ORIGINS = {'physics': 'fit of the light curves, combined with what is known of the population of planets',
            'network': 'the physics estimate, refined by the network; covariance with the correlations of the physics',
            'prior': 'population of planets only: the fit of the light curves is not trusted; covariance is diagonal'}

@@ -25,7 +25,7 @@ def test_code_text_and_pickle(name):
     assert isinstance(error, E.SpectraMindError) and E.exit_code_of(error) == CODES[name]
     lines = str(error).splitlines()
     assert '3' in lines[0] and '4' in lines[0] and lines[1] == 'what to do: add one'
-    assert lines[2].endswith(f'errors.html#{name.lower()}')
+    assert lines[2].endswith(f'troubleshooting.html#{name.lower()}')
     back = pickle.loads(pickle.dumps(error))
     assert type(back) is type(error) and str(back) == str(error) and back.__dict__ == error.__dict__
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from spectramind.core.errors import ConfigError, InternalError
-from spectramind.pipeline import executor, stages, units
+from spectramind import __version__
+from spectramind.pipeline import dask_crew, executor, stages, units
 from spectramind.pipeline.executor import run_units
 
 UNITS = '''
@@ -74,7 +75,7 @@ def cluster(place):
 
 
 def test_a_scheduler_without_workers_is_waited_for_and_then_refused(place, toy, monkeypatch):
-    monkeypatch.setattr(executor, "WORKERS_S", 1.)
+    monkeypatch.setattr(dask_crew, "WORKERS_S", 1.)
     with pytest.raises(ConfigError, match="found no worker at"): run_units(toy.unit, [(1, 1)], kind="dask", scheduler=place[1])
 
 
@@ -124,9 +125,9 @@ def test_a_result_that_cannot_be_sent_is_that_planets_failure(cluster, toy):
     assert [o.ok for o in found] == [True, False, True] and "cannot be sent back" in found[1].failure.message
 
 
-@pytest.mark.parametrize("told, what", [(("0.0.0", "x"), "found a dask worker with spectramind"), ((executor.__version__, "x"), "other code of the same version")])
+@pytest.mark.parametrize("told, what", [(("0.0.0", "x"), "found a dask worker with spectramind"), ((__version__, "x"), "other code of the same version")])
 def test_a_worker_with_other_code_is_refused(cluster, toy, monkeypatch, told, what):
-    monkeypatch.setattr(executor, "_own_code", lambda: told)
+    monkeypatch.setattr(dask_crew, "_own_code", lambda: told)
     with pytest.raises(ConfigError, match=what): run_units(toy.slow, [(n, n) for n in range(3)], kind="dask", scheduler=cluster)
 
 
@@ -142,7 +143,7 @@ def test_a_cluster_of_our_own(toy):
 
 
 def test_what_is_missing_is_said(monkeypatch, toy):
-    monkeypatch.setattr(executor, "CONNECT_S", 1.)
+    monkeypatch.setattr(dask_crew, "CONNECT_S", 1.)
     with pytest.raises(ConfigError, match="found nobody at 127.0.0.1:9"): run_units(toy.unit, [(1, 1)], kind="dask", scheduler="127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError) as caught: run_units(toy.unit, [(1, 1)], kind="dask")

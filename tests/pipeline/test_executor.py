@@ -12,8 +12,9 @@ import pytest
 
 from spectramind.core import logs
 from spectramind.core.errors import ConfigError, InternalError, RuntimeLimitError, UsageError
-from spectramind.pipeline import executor
-from spectramind.pipeline.executor import choose_chunk, run_units
+from spectramind.pipeline import executor, workers
+from spectramind.pipeline.executor import run_units
+from spectramind.pipeline.workers import choose_chunk
 
 UNITS = '''
 import logging, os, signal, threading, time
@@ -129,7 +130,7 @@ def test_what_the_time_does_not_allow_is_not_started(toy, tmp_path, kind):
 def test_at_most_so_many_are_in_hand(toy, tmp_path):
     found = run_units(toy.mark, [(n, (str(tmp_path), n, None)) for n in range(4)], kind="processes", workers=3, max_tasks=1)
     assert [o.value for o in found] == list(range(4))
-    assert choose_chunk(10, 2, 0.) == 1 and choose_chunk(1000, 2, 1e-6) == executor.LARGEST and choose_chunk(7, 1, 1e-6, asked=9) == 7
+    assert choose_chunk(10, 2, 0.) == 1 and choose_chunk(1000, 2, 1e-6) == workers.LARGEST and choose_chunk(7, 1, 1e-6, asked=9) == 7
 
 
 def test_workers_log_into_the_parents_file(toy, tmp_path):
