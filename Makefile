@@ -7,7 +7,7 @@ WORK   ?= .
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: help dev demo test check bench proof proof-curves proof-run determinism repro ablation fuzz docs readme lock clean
+.PHONY: help dev demo test check bench proof proof-curves proof-run proof-page determinism repro ablation fuzz docs readme lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -33,6 +33,9 @@ proof: dev       ## slow: full-cadence planets from raw frames to score
 
 proof-run: dev   ## slow: 200 kills, a lost worker, equal bytes, 10,000 planets
 	@missed=0; for part in proof_crash.py "proof_dask.py --full" proof_scale.py; do echo "== $$part"; python benchmarks/$$part || missed=1; done; exit $$missed
+
+proof-page: dev   ## slow: a dashboard of 1,100 planets in a real browser
+	python benchmarks/proof_dashboard.py
 
 determinism: export PYTHONHASHSEED := random
 determinism: dev ## the smoke pipeline twice, with one worker and with two; code 6 when a byte differs

@@ -63,6 +63,7 @@ def predict_one(order):
 def observed(planets: int, labels: int, seed: int, work: Path, workers: int) -> tuple:
     "Views and predictions of planets whose light curves were fitted."
     import numpy as np
+    from spectramind.challenge.folds import group_kfold
     from spectramind.lightcurve.prior import learn_prior
     from spectramind.pipeline.executor import run_units
     from spectramind.simulate.population import draw_population
@@ -71,7 +72,7 @@ def observed(planets: int, labels: int, seed: int, work: Path, workers: int) -> 
     (work/"fits").mkdir(parents=True, exist_ok=True)
     def run(function, tasks): return [o.value for o in run_units(function, tasks, kind="processes" if workers > 1 else "serial", workers=workers, warm=True, description=function.__name__) if o.ok]
     posteriors = run(fit_one, [(p.planet_id, (str(work/"fits"), p, seed, True)) for p in train])
-    prior = learn_prior(posteriors, {p.planet_id: p.depth for p in train})
+    prior = learn_prior(posteriors, np.array([p.depth for p in train]), group_kfold(sorted(p.planet_id for p in train), 5, seed))
     done = run(predict_one, [(p.planet_id, (str(work/"fits"), p, seed, prior)) for p in test])
     return test, np.array([d[0] for d in done]), np.array([d[1] for d in done]), [d[2] for d in done], [d[3] for d in done], np.array([p.depth for p in train])
 

@@ -23,7 +23,9 @@ def formula(text: str) -> str:
     from latex2mathml.converter import convert
     block = text.startswith("$$")
     tex = text.strip("$").replace("\\Vert", "\\|").replace("\\tfrac", "\\frac")
-    return convert(tex, display="block" if block else "inline")
+    html = convert(tex, display="block" if block else "inline")
+    if not block and len(tex) < 60: return html
+    return f'<span class="formula{"" if block else " inline"}" tabindex="0" role="group" aria-label="formula">{html}</span>'      # may be wider than a phone
 
 
 def _tables(html: str) -> str:

@@ -55,7 +55,7 @@ def band_outputs(
     both = torch.as_tensor(np.stack([~airs, airs/airs.sum()], 1).astype(float), dtype=mu.dtype, device=mu.device)
     return torch.cat([((out['mu'] - mu)/sigma)@means, (out['sigma']/sigma).log()@both], 1)
 
-# %% ../../nbs/85_diagnostics/60_attribution.ipynb #75d4bea9
+# %% ../../nbs/85_diagnostics/60_attribution.ipynb #86471bc8
 PARTS = ('series', 'nodes', 'planet')   # inputs that get credit
 
 def mean_planet(
@@ -84,10 +84,11 @@ def integrated_gradients(
     with torch.no_grad(): change = (outputs(*inputs, *held) - outputs(*base, *held)).T.double().numpy()
     integral, found = IntegratedGradients(outputs, multiply_by_inputs=True), []
     for k in range(len(change)):
-        found.append(integral.attribute(inputs, base, target=k, additional_forward_args=held, n_steps=steps, internal_batch_size=max(at_once, len(base[0]))))
+        found.append(integral.attribute(inputs, base, target=k, additional_forward_args=held, n_steps=steps,
+                                        internal_batch_size=max(at_once, len(base[0]))))
     return {part: np.stack([row[j].detach().double().numpy() for row in found]) for j, part in enumerate(PARTS)}, change
 
-# %% ../../nbs/85_diagnostics/60_attribution.ipynb #b7b7d33a
+# %% ../../nbs/85_diagnostics/60_attribution.ipynb #38b7be52
 @dataclass(frozen=True, eq=False)
 class Attribution:
     "Shares of inputs in an ensemble's corrections, before the gate."
@@ -117,14 +118,15 @@ def attribute(
     from spectramind.training.dataset import make_batch
     if len(examples) < 2: raise UsageError(f'examples: found {len(examples)} planet, wanted two or more: each is compared with their mean')
     bands, of_bin = bin_bands()
-    features, sums = [('planet', n) for n in examples.names] + [('nodes', n) for n in NODE_FEATURES] + [('series', n) for n in CHANNELS], [0., 0., 0.]
+    features = [(part, n) for part, names in (('planet', examples.names), ('nodes', NODE_FEATURES), ('series', CHANNELS)) for n in names]
+    sums = [0., 0., 0.]
     for _, _, model, scaling in ensemble.members:
         found, change = integrated_gradients(model.eval(), make_batch(examples, np.arange(len(examples)), scaling), of_bin, steps)
         by_feature = np.concatenate([found['planet'], found['nodes'].sum(2), found['series'].sum(2)], 2)
         sums = [a + b/len(ensemble.members) for a, b in zip(sums, (by_feature, found['nodes'].sum(3), change))]
     return Attribution(np.asarray(examples.planet_id), tuple(output_names(bands)), tuple(features), *sums)
 
-# %% ../../nbs/85_diagnostics/60_attribution.ipynb #5dc27d6c
+# %% ../../nbs/85_diagnostics/60_attribution.ipynb #b048ad66
 def remember(
     model,            # a SpectraMind in eval mode
     batch:dict,       # one planet, from `make_batch`
@@ -195,8 +197,8 @@ def sampled_shapley(
         answer = tabular(ensemble, examples, int(row), of_bin)
         found.append(shapley_values(answer, x, others, rng_for(seed, 'shapley', int(examples.planet_id[row])), orders))
         changes.append(answer(x[None])[0] - answer(others).mean(0))
-    change = np.stack(changes, 1)
-    return Attribution(np.asarray(examples.planet_id)[rows], tuple(output_names(bands)), tuple(('planet', n) for n in examples.names), np.stack(found, 1), np.zeros((*change.shape, 0)), change)
+    change, features = np.stack(changes, 1), tuple(('planet', n) for n in examples.names)
+    return Attribution(np.asarray(examples.planet_id)[rows], tuple(output_names(bands)), features, np.stack(found, 1), np.zeros((*change.shape, 0)), change)
 
 # %% ../../nbs/85_diagnostics/60_attribution.ipynb #780f6ae9
 def ranked(

@@ -13,13 +13,14 @@ import numpy as np
 
 from ..core.errors import ConfigError, UsageError
 
-# %% ../../nbs/85_diagnostics/65_embedding.ipynb #35f6f392
+# %% ../../nbs/85_diagnostics/65_embedding.ipynb #80a57c59
 def side_by_side(
     latent:np.ndarray, # (member, planet, D)
 )->np.ndarray:         # (planet, member*D)
     "The latents of all members as one vector per planet; raises `UsageError` on another shape or values that are not finite."
     latent = np.asarray(latent, float)
-    if latent.ndim != 3 or not latent.size or not np.isfinite(latent).all(): raise UsageError(f'latent: found shape {latent.shape}, wanted finite numbers (member, planet, D)')
+    if latent.ndim != 3 or not latent.size or not np.isfinite(latent).all():
+        raise UsageError(f'latent: found shape {latent.shape}, wanted finite numbers (member, planet, D)')
     return np.concatenate(list(latent), axis=1)
 
 def spectral_shapes(
@@ -74,7 +75,7 @@ def neighbours_kept(
         return np.argsort(distance, axis=1, kind='stable')[:, :k]
     return float(np.mean([len(set(a) & set(b))/k for a, b in zip(nearest(vectors), nearest(points))]))
 
-# %% ../../nbs/85_diagnostics/65_embedding.ipynb #5ba10e25
+# %% ../../nbs/85_diagnostics/65_embedding.ipynb #ee473f4e
 def umap_points(
     vectors:np.ndarray,  # (planet, D)
     seed:int=0,
@@ -85,8 +86,10 @@ def umap_points(
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')          # what its libraries say of their own imports
         try: from umap import UMAP
-        except ImportError: raise ConfigError('diag.embedding: found umap, but umap-learn is not installed', hint='pip install "spectramind[explain]", or diag.embedding=pca') from None
+        except ImportError: raise ConfigError('diag.embedding: found umap, but umap-learn is not installed',
+                                              hint='pip install "spectramind[explain]", or diag.embedding=pca') from None
         scale = np.asarray(vectors, float).std(0)
         x = (vectors - np.mean(vectors, axis=0))/np.where(scale > 0, scale, np.inf)
-        made = UMAP(n_components=2, n_neighbors=min(neighbours, len(x) - 1), init='pca', random_state=int(seed) % 2**32, n_jobs=1, min_dist=.1).fit_transform(x)
+        drawn = UMAP(n_components=2, n_neighbors=min(neighbours, len(x) - 1), init='pca', random_state=int(seed) % 2**32, n_jobs=1, min_dist=.1)
+        made = drawn.fit_transform(x)
     return np.asarray(made, float)

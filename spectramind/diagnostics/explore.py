@@ -97,7 +97,7 @@ def _light_curves(figure, go, visits, bins, shown):
                                     hoverinfo='skip', visible=shown), 2, 1)
         figure.add_trace(go.Scatter(x=small(time_h), y=small(1e6*(flux - model)), hovertemplate=tell, **point | dict(showlegend=False)), 3, 1)
 
-# %% ../../nbs/85_diagnostics/30_explore.ipynb #dc8d6067
+# %% ../../nbs/85_diagnostics/30_explore.ipynb #2db66d65
 def _spectrum(figure, go, um, mu, sigma, truth):
     "Add the spectrum: AIRS as a band, FGS1 as a point, the truth as a line."
     mu, sigma, blue = 1e6*np.asarray(mu, float), 1e6*np.asarray(sigma, float), COLOURS['blue']
@@ -146,7 +146,7 @@ def _axes(figure, mu, sigma, truth, title):
     figure.update_yaxes(range=depth, tickformat=',d', row=1).update_yaxes(title_text='depth (ppm)', row=1, col=1).update_yaxes(showticklabels=False, row=1, col=2)
     figure.update_xaxes(showticklabels=False, row=2).update_xaxes(title_text='time since the middle of the transit (h)', matches='x3', row=3)
     figure.update_yaxes(title_text='flux − 1 (ppm)', tickformat=',d', row=2).update_yaxes(title_text='residual (ppm)', tickformat=',d', row=3)
-    return figure.update_layout(margin=dict(t=112, b=170), legend=dict(yref='paper', y=1.01, yanchor='bottom'), title=dict(text=plain(title), x=0, xref='paper', y=.985, yanchor='top', font_size=15))
+    return figure.update_layout(margin=dict(t=112, b=170), legend=dict(xref='paper', x=0, yref='paper', y=1.01, yanchor='bottom'), title=dict(text=plain(title), x=0, xref='paper', y=.985, yanchor='top', font_size=15))
 
 # %% ../../nbs/85_diagnostics/30_explore.ipynb #5a72058a
 def _controls(figure, visits, parts, um, fixed, first):
@@ -168,7 +168,7 @@ def _controls(figure, visits, parts, um, fixed, first):
     figure.update_layout(sliders=[dict(active=first, currentvalue=dict(prefix='light curve of '), pad=dict(t=46), steps=[step(k) for k in range(len(parts))], ticklen=3, font=dict(size=11), minorticklen=0)],
                          updatemenus=[dict(type='buttons', direction='right', x=0, xanchor='left', y=-.27, yanchor='top', showactive=True, buttons=[button(view) for view in VIEWS], font=dict(size=12), bgcolor='rgba(0,0,0,0)')])
 
-# %% ../../nbs/85_diagnostics/30_explore.ipynb #98a8e34e
+# %% ../../nbs/85_diagnostics/30_explore.ipynb #57e6d9f2
 def explore_live(
     visits:list,             # FittedVisit of one planet
     mu:np.ndarray,           # (283,) depth
@@ -181,7 +181,8 @@ def explore_live(
     except ImportError as error: raise ConfigError(f'explore(live=True): found no {error.name}, wanted ipywidgets and anywidget', hint='pip install "spectramind[lab]"') from None
     import plotly.graph_objects as go
     um = default_wavelengths()
-    figure = go.FigureWidget(explore_figure(visits, mu, sigma, truth, title, number=1).update_layout(sliders=[], updatemenus=[]))
+    figure = explore_figure(visits, mu, sigma, truth, title, number=1)
+    figure.layout.sliders, figure.layout.updatemenus = (), ()
     fixed, each = len(figure.data) - 9*len(visits), 3*len(visits)                   # three stretches: FGS1, all of AIRS, and its only part
     kept = list(figure.data[:fixed]) + list(figure.data[fixed + each:fixed + 2*each])
     figure = go.FigureWidget([trace.to_plotly_json() for trace in kept], figure.layout)

@@ -131,20 +131,22 @@ def rule_table(
     head = ['rule', 'kind', 'weight', 'in the loss', f'mean violation ({part["unit"]})', 'planets that break it', 'worst planet']
     return [Html('<div class="card"><h3>Rules one by one</h3>' + html_table(head, [row(r) for r in part['rules']], 'Rules one by one', 2) + '</div>')]
 
-# %% ../../nbs/85_diagnostics/84_model_views.ipynb #605f7b9c
+# %% ../../nbs/85_diagnostics/84_model_views.ipynb #2001feed
 def injection_pictures(
     document:dict,  # injection.json
 )->list:            # of `Picture`
     "What came back, from which size on, and where it went."
-    found = [Picture('What came back, against its bounds', show_recovery(document['rows']),
-        'Each row as a share of what was allowed; the table below has the numbers.', full=True)] if document['rows'] else []
+    told = 'Grey: what was allowed. The tables below have the numbers.'
+    rows = document['rows']
+    found = [Picture('What came back, against its bounds', show_recovery(rows), told, full=True, wide=True)] if rows else []
     if document.get('completeness'): found.append(Picture('From which size on a signal is found',
         show_completeness(document['completeness'], document['settings']['detect']),
         'Share of injected signals that were found, against their size in standard errors of the light curves.'))
     for signal, name in (('line', 'a single line'), ('H2O', 'the bands of water')):
         came = {level: r[signal] for level, r in document.get('response', {}).items() if signal in r}
         if came: found.append(Picture(f'Where {name} went', show_response(came, signal),
-            'The mean change of the spectrum for an injected signal whose peak is 1: what leaks into neighbours lies beside it.'))
+            'The mean change of the spectrum for an injected signal whose peak is 1: what leaks into neighbours lies beside it.',
+            full=signal == 'H2O'))
     return found
 
 LEVEL_NAMES = dict(counts='raw counts', curves='light curves', spectra='spectra')
@@ -153,7 +155,7 @@ def injection_parts(
     document:dict,  # injection.json
 )->list:            # of `Html`, `Picture` and `Missing`
     "Whether signals come back whole and faults vanish: a verdict and a table for each level."
-    number = lambda x: 'never' if x is None else f'{x:.3g}'
+    number = lambda x: 'never' if x is None else f'{x:.3g}'.replace('-', '−')
     rows, found = document['rows'], []
     failed = sum(not r['passed'] for r in rows)
     verdict = f'All {len(rows)} rows lie within their bounds.' if not failed else f'{failed} of {len(rows)} rows lie beyond their bounds.'
@@ -162,12 +164,11 @@ def injection_parts(
     found += injection_pictures(document)
     for level in dict.fromkeys(r['level'] for r in rows):
         def row(r):
-            wanted = f'{number(r["least"])} to {number(r["most"])}' if r['least'] is not None and r['most'] is not None else f'at most {number(r["most"])}' if r['most'] is not None else f'at least {number(r["least"])}'
-            between = f'{number(r["low"])} to {number(r["high"])}' if r['low'] is not None or r['high'] is not None else '–'
-            return [r['signal'], r['measure'], Html(f'<b>{escape(number(r["value"]))}</b>'), between, wanted, r['unit'],
-                str(r['rule']).removeprefix('interval '), r['planets'], Html('<span class="good">within</span>' if r['passed']
-                else '<b class="bad">beyond</b>')]
-        table = html_table(['signal', 'measure', 'found', '95 % interval', 'wanted', 'unit', 'rule', 'planets', 'verdict'],
-            [row(r) for r in rows if r['level'] == level], f'Injection into {level}', 2)
+            verdict = Html('<span class="good">within</span>' if r['passed'] else '<b class="bad">beyond</b>')
+            between, wanted = (f'{number(r[a])} to {number(r[b])}' for a, b in (('low', 'high'), ('least', 'most')))
+            return [r['signal'], r['measure'], verdict, Html(f'<b>{escape(number(r["value"]))}</b>'), between, wanted, r['unit'],
+                str(r['rule']).removeprefix('interval '), r['planets']]
+        table = html_table(['signal', 'measure', 'verdict', 'found', '95 % interval', 'wanted', 'unit', 'rule', 'planets'],
+            [row(r) for r in rows if r['level'] == level], f'Injection into {level}', 3, ('', '', '', '', '', '', 'path'))
         found.append(Html(f'<div class="card"><h3>Into {escape(LEVEL_NAMES.get(level, str(level)))}</h3>{table}</div>'))
     return found

@@ -250,7 +250,7 @@ def comparable(
     "What two runs of the same settings must have in common, byte for byte."
     return re.sub(rf'<script type="application/json" id="{MACHINE}">.*?</script>', '', text, flags=re.S)
 
-# %% ../../nbs/85_diagnostics/40_page.ipynb #bf76ee22
+# %% ../../nbs/85_diagnostics/40_page.ipynb #ab4dfa1b
 @dataclass(frozen=True, eq=False)
 class Picture:
     "A figure with its words."
@@ -259,6 +259,7 @@ class Picture:
     caption:str
     falsifies:str=''    # what would show that the claim is wrong
     full:bool=False     # takes the whole width
+    wide:bool=False     # too wide for a phone in any case, as panels beside each other always are
 
 @dataclass(frozen=True)
 class Missing:
@@ -312,7 +313,7 @@ def show_parts(
         height = int(part.figure.layout.height or 360)
         test = f'<span class="test"><b>What would falsify it:</b> {inline(part.falsifies)}</span>' if part.falsifies else ''
         head = f'<h3>{escape(part.title)}</h3>' if part.title else ''
-        plot = f'<div class="plot{" wide" if side_by_side(part.figure) else ""}" data-figure="{name}" style="min-height:{height}px"></div>'
+        plot = f'<div class="plot{" wide" if part.wide or side_by_side(part.figure) else ""}" data-figure="{name}" style="min-height:{height}px"></div>'
         cards.append(f'<figure class="card{" full" if part.full else ""}">{head}<div class="pan" data-label="{escape(part.title)}">{plot}</div>'
                      f'<figcaption>{inline(part.caption)}{test}</figcaption></figure>')
     return f'<div class="grid">{"".join(cards)}</div>' if cards else ''

@@ -29,11 +29,12 @@ def periodogram(
     wave = np.exp(-2j*np.pi*cycle[:, None]*(t - t[0]))
     return cycle, np.abs(wave@r)**2/(r**2).sum()
 
-# %% ../../nbs/85_diagnostics/67_periodogram.ipynb #7a7b98a0
+# %% ../../nbs/85_diagnostics/67_periodogram.ipynb #a34e0ff3
 LEVEL = 1e-3   # chance with which white noise may be called something else, for each test
 CYCLES = 4     # a period must fit so often into a visit
-RULE = ('periodic: among periods that fit four times into a visit, the highest peak over white noise with red noise below a knee has a chance below 0.001; else red: the slowest '
-        'tenth of frequencies has more power than the fastest half with a chance below 0.001; else white. Chances are multiplied by the number of residuals (visits and instruments)')
+RULE = ('periodic: among periods that fit four times into a visit, the highest peak over white noise with red noise below a knee has a chance '
+        'below 0.001; else red: the slowest tenth of frequencies has more power than the fastest half with a chance below 0.001; else white. '
+        'Chances are multiplied by the number of residuals (visits and instruments)')
 
 def continuum(
     power:np.ndarray,  # (k,), from `periodogram`

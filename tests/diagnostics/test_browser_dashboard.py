@@ -228,3 +228,19 @@ def test_numbers_stay_without_javascript(chromium, page):
         text = found.page.inner_text("main")
         assert "official score" in text and found.page.locator("noscript").count() == 1
         assert found.page.locator("#planet-table tbody tr").count() == len(IDS)
+
+
+def test_axe_sees_a_fault_that_is_put_in(look):
+    look.page.evaluate("document.querySelector('main').insertAdjacentHTML('afterbegin', '<div role=button></div><input>')")
+    assert any("button-name" in line or "aria-command-name" in line for line in look.axe()) and any("label" in line for line in look.axe())
+
+
+def test_without_a_browser_tests_are_skipped_but_not_where_it_was_promised(monkeypatch):
+    import browser
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("SPECTRAMIND_CHROMIUM", raising=False)
+    for ci, kind in (("true", pytest.fail.Exception), ("", pytest.skip.Exception)):
+        monkeypatch.setenv("CI", ci)
+        with pytest.raises(kind, match="SPECTRAMIND_CHROMIUM"): browser.need_chromium()
+    monkeypatch.setenv("SPECTRAMIND_CHROMIUM", __file__)
+    assert browser.need_chromium() == __file__

@@ -217,9 +217,9 @@ def test_what_was_not_made_says_why():
 
 
 def test_injection_rows_say_what_was_wanted():
-    row = dict(level='counts', signal=EVIL, measure='left', value=.3, low=.2, high=None, least=None, most=.1, unit='', rule='', planets=4, passed=False)
-    verdict, table = model_views.injection_parts(dict(rows=[row], planets=[1, 2, 3, 4], split=EVIL))
-    assert isinstance(verdict, Html) and '1 of 1 rows lie beyond' in verdict and 'at most 0.1' in table and 'beyond</b>' in table and '<img' not in verdict + table
+    row = dict(level='counts', signal=EVIL, measure='left', value=.3, low=.2, high=.4, least=0., most=.1, unit='', rule='', planets=4, passed=False)
+    verdict, picture, table = model_views.injection_parts(dict(rows=[row], planets=[1, 2, 3, 4], split=EVIL))
+    assert isinstance(verdict, Html) and isinstance(picture, Picture) and '1 of 1 rows lie beyond' in verdict and '0 to 0.1' in table and 'beyond</b>' in table and '<img' not in verdict + table
 
 
 def test_data_block_survives_any_text():

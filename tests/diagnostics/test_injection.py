@@ -146,10 +146,10 @@ def test_counts_without_a_change_stay_and_dead_pixels_too():
 
 def test_a_change_below_one_count_is_not_rounded_away():
     calib, pixel = small_detector(bend=0.)
-    raw, dark = np.full((10, 2000), 3000, np.uint16), np.full(calib.dead.size, .1)           # 0.46 e- in a second read: a fifth of a count
-    after = sig.change_counts(raw, pixel[:10], "AIRS-CH0", calib, CLOCK, sig.Change(dark=dark))
-    assert after[:, 1::2].mean() - 3000 == pytest.approx(.46*.4369, abs=1e-3) and set(np.unique(after)) == {3000, 3001}
-    assert abs(np.diff(after[:, 1::2].reshape(10, 20, 50).mean(2), axis=1)).max() < .03     # and spread evenly over time
+    raw, dark = np.full((400, 200), 3000, np.uint16), np.full(calib.dead.size, .002)         # 0.009 e- in a second read: one count in 250 reads
+    after = sig.change_counts(raw, pixel[:400], "AIRS-CH0", calib, CLOCK, sig.Change(dark=dark))
+    assert after[:, 1::2].mean() - 3000 == pytest.approx(.002*4.6*.4369, rel=.03) and set(np.unique(after)) == {3000, 3001}
+    assert abs(np.diff(after[:, 1::2].mean(0).reshape(10, 10).mean(1))).max() < 3e-3         # and it begins at once
 
 
 def test_faults_are_where_they_were_put():

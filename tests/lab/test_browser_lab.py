@@ -147,7 +147,7 @@ def test_explore_with_a_kernel_follows_its_widgets(lab, tmp_path):
     before = figure_at(plot)
     page.screenshot(path=tmp_path/"before.png")
     assert plot.locator(".slider-container").count() == plot.locator(".updatemenu-container").count() == 0     # the widgets do that
-    assert before["share"] > .7 and before["width"] > .9*before["cell"]
+    assert before["share"] > .7 and .6*before["cell"] < before["width"] <= before["cell"]           # plotly draws its widget 700 px wide, whatever the cell
     page.locator(".widget-dropdown select").select_option("as measured")
     page.wait_for_function("([node, old]) => JSON.stringify(node._fullData.filter(t => t.visible === true && !['x', 'x2'].includes(t.xaxis)).map(t => t.y[1])) !== old",
                            arg=[plot.element_handle(), json.dumps(before["curves"], separators=(",", ":"))], timeout=60_000)

@@ -58,7 +58,7 @@ def test_formulas_are_mathml_and_sources_are_folded(pages):
 @pytest.mark.parametrize("tex", [r"$\bar x_i^{2}$", r"$$\sum_{k=1}^{n} \frac{a_k}{\sqrt{b}} \le \big(\tfrac12\big)$$", r"$\Vert x\Vert$"])
 def test_a_formula(tex):
     html = site_plain.formula(tex)
-    assert html.startswith("<math") and ('display="block"' in html) == tex.startswith("$$") and "\\" not in html
+    assert "<math" in html and ('class="formula"' in html) == ('display="block"' in html) == tex.startswith("$$") and "\\" not in html
 
 
 def test_every_formula_of_every_page_can_be_written(made):
