@@ -38,26 +38,27 @@ BARS = {"size (MB)": 15., "first paint (s)": 3., "figures ready (s)": 6., "sort 
 
 def fit_one(order):
     "Simulate and fit one planet; keep what the page and the prior need."
-    import numpy as np
     from spectramind.core.store import read_npz, write_npz
     from spectramind.lightcurve.fit import fit_planet
     from spectramind.lightcurve.model import FitConfig
     from spectramind.pipeline.products import posterior_arrays, posterior_from
     from spectramind.simulate.curves import simulate_light_curves
-    folder, planet, seed, whole = order
+    folder, planet, seed = order
     path = Path(folder)/f"{planet.planet_id}.npz"
     if path.is_file(): fitted = posterior_from(planet.planet_id, read_npz(path))
     else:
         fitted = fit_planet(simulate_light_curves(planet, seed, time_bins=94), planet.star, FitConfig(pointing=False))
         write_npz(path, compress=True, **posterior_arrays(fitted))
-    return fitted if whole else (fitted.mean, np.sqrt(np.diag(fitted.cov)), fitted.curves, fitted.quality, fitted.nuisance)
+    return fitted
 
 
 def predict_one(order):
-    "A spectrum from a fit."
+    "A spectrum from a fit, and of the fit what the page draws."
+    import numpy as np
     from spectramind.lightcurve.prior import predict_spectra
-    row = predict_spectra([fit_one((*order[:3], True))], order[3])
-    return row.mu[0], row.sigma[0], row.origin[0], fit_one((*order[:3], False))
+    fitted = fit_one(order[:3])
+    row = predict_spectra([fitted], order[3])
+    return row.mu[0], row.sigma[0], row.origin[0], (fitted.mean, np.sqrt(np.diag(fitted.cov)), fitted.curves, fitted.quality, fitted.nuisance)
 
 
 def observed(planets: int, labels: int, seed: int, work: Path, workers: int) -> tuple:
@@ -71,7 +72,7 @@ def observed(planets: int, labels: int, seed: int, work: Path, workers: int) -> 
     train, test = everybody[:labels], everybody[labels:]
     (work/"fits").mkdir(parents=True, exist_ok=True)
     def run(function, tasks): return [o.value for o in run_units(function, tasks, kind="processes" if workers > 1 else "serial", workers=workers, warm=True, description=function.__name__) if o.ok]
-    posteriors = run(fit_one, [(p.planet_id, (str(work/"fits"), p, seed, True)) for p in train])
+    posteriors = run(fit_one, [(p.planet_id, (str(work/"fits"), p, seed)) for p in train])
     prior = learn_prior(posteriors, np.array([p.depth for p in train]), group_kfold(sorted(p.planet_id for p in train), 5, seed))
     done = run(predict_one, [(p.planet_id, (str(work/"fits"), p, seed, prior)) for p in test])
     return test, np.array([d[0] for d in done]), np.array([d[1] for d in done]), [d[2] for d in done], [d[3] for d in done], np.array([p.depth for p in train])

@@ -275,9 +275,9 @@ function tabbed() {
 }
 '''
 
-# %% ../../nbs/85_diagnostics/42_page_script.ipynb #fe576322
+# %% ../../nbs/85_diagnostics/42_page_script.ipynb #79779d0c
 TABLE = '''
-var rows = [], known = {}, order = [], heads = [];
+var rows = [], known = {}, order = [], heads = [], shown = [], there = 0, CHUNK = 120;
 function value(cell) { var v = cell.dataset.v; return v === undefined ? cell.textContent.trim() : v; }
 function readTable() {
   var table = by("planet-table");
@@ -287,9 +287,13 @@ function readTable() {
     var texts = Array.prototype.map.call(tr.cells, value);
     known[texts[0]] = k;
     return {node: tr, id: texts[0], texts: texts, numbers: texts.map(function (t) { return t === "" || t === "–" ? NaN : Number(t); }),
-      words: (tr.textContent + " " + texts.join(" ")).toLowerCase()};
+      words: [texts[0]].concat(all("td.text", tr).map(value)).join(" ").toLowerCase()};
   });
   order = rows.slice();
+  table.setAttribute("aria-rowcount", rows.length + 1);
+  var box = table.parentNode;
+  box.addEventListener("scroll", function () { if (box.scrollTop + 2 * box.clientHeight > box.scrollHeight) more(); }, {passive: true});
+  window.addEventListener("beforeprint", function () { while (there < shown.length) more(); });
   all("thead button", table).forEach(function (button, k) { button.addEventListener("click", function () { sortBy(k, button.closest("th")); }); });
   ["filter", "filter-origin", "filter-noted"].forEach(function (id) { var node = by(id); if (node) node.addEventListener("input", filter); });
   filter();
@@ -305,9 +309,20 @@ function sortBy(k, head) {
     var way = words ? x.localeCompare(y) : a.numbers[k] - b.numbers[k];
     return down ? -way : way;
   });
-  var body = by("planet-table").tBodies[0], all_ = document.createDocumentFragment();
-  order.forEach(function (row) { all_.appendChild(row.node); });
-  body.appendChild(all_);
+  fill();
+}
+function more() {
+  var part = document.createDocumentFragment();
+  shown.slice(there, there + CHUNK).forEach(function (row) { part.appendChild(row.node); });
+  by("planet-table").tBodies[0].appendChild(part);
+  there = Math.min(shown.length, there + CHUNK);
+}
+function fill() {
+  shown = order.filter(function (row) { return !row.out; });
+  there = 0;
+  by("planet-table").tBodies[0].textContent = "";
+  by("planet-table").parentNode.scrollTop = 0;
+  more();
 }
 function condition(word) {
   var m = /^([a-z0-9_]+)(<=|>=|<|>|=)(-?[0-9]*[.]?[0-9]+)$/.exec(word), k = m ? heads.indexOf(m[1]) : -1;
@@ -322,8 +337,9 @@ function filter() {
     noted = by("filter-noted");
   if (origin && origin.value) tests.push(function (row) { return row.node.dataset.origin === origin.value; });
   if (noted && noted.checked) tests.push(function (row) { return row.node.dataset.noted === "yes"; });
-  var seen = 0;
-  rows.forEach(function (row) { row.node.hidden = !tests.every(function (test) { return test(row); }); seen += !row.node.hidden; });
+  rows.forEach(function (row) { row.out = !tests.every(function (test) { return test(row); }); });
+  fill();
+  var seen = shown.length;
   if (by("filter-count")) by("filter-count").textContent = (seen === rows.length ? "" : seen.toLocaleString("en") + " of ") +
     rows.length.toLocaleString("en") + " planets";
   if (by("filter-none")) by("filter-none").hidden = seen > 0;

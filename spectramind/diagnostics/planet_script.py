@@ -213,7 +213,7 @@ function drawImage(Plotly, data, node, image) {
 }
 '''
 
-# %% ../../nbs/85_diagnostics/44_planet_script.ipynb #5c9615d9
+# %% ../../nbs/85_diagnostics/44_planet_script.ipynb #ccf1ce86
 PAGES = '''
 var open_ = null, turnNo = 0;
 function readable(v) {
@@ -282,7 +282,7 @@ function images(data, k, Plotly) {
   return jobs;
 }
 function neighbours(id) {
-  var seen = order.filter(function (r) { return !r.node.hidden || r.id === id; }).map(function (r) { return r.id; }), at = seen.indexOf(id);
+  var seen = order.filter(function (r) { return !r.out || r.id === id; }).map(function (r) { return r.id; }), at = seen.indexOf(id);
   [["planet-previous", at - 1], ["planet-next", at + 1]].forEach(function (it) {
     var button = by(it[0]), to = seen[it[1]];
     button.disabled = to === undefined;

@@ -50,10 +50,10 @@ def look(chromium, page):
         assert found.faults() == [] and found.page.evaluate("window.hacked") is None
 
 
-def ids(look): return look.page.evaluate("[...document.querySelectorAll('#planet-table tbody tr')].filter(r => !r.hidden).map(r => r.cells[0].textContent)")
+def ids(look): return look.page.evaluate("[...document.querySelectorAll('#planet-table tbody tr')].map(r => r.cells[0].textContent)")
 def column(look, key):
     k = look.page.evaluate(f"[...document.querySelectorAll('#planet-table thead th')].findIndex(h => h.dataset.key === '{key}')")
-    return look.page.evaluate(f"[...document.querySelectorAll('#planet-table tbody tr')].filter(r => !r.hidden).map(r => r.cells[{k}].dataset.v ?? r.cells[{k}].textContent)")
+    return look.page.evaluate(f"[...document.querySelectorAll('#planet-table tbody tr')].map(r => r.cells[{k}].dataset.v ?? r.cells[{k}].textContent)")
 def go(look, hash_): look.page.evaluate(f"location.hash = '{hash_}'")
 def opened(look, planet):
     look.page.wait_for_selector(f"html[data-drawn='{planet}']", state="attached")
@@ -86,6 +86,24 @@ def test_the_table_sorts_both_ways_and_by_keyboard(look, page):
     assert [bool(v) for v in column(look, "note")] == [True]*2 + [False]*22                     # empty cells last
     look.page.locator("th[data-key=largest_z] button").click()
     assert look.page.get_attribute("th[data-key=largest_z]", "aria-sort") == "descending"       # the worst first, at once
+
+
+def test_a_thousand_rows_come_as_one_scrolls(chromium, tmp_path):
+    n, rng = 700, np.random.default_rng(0)
+    found = Spectra(np.arange(n) + 5000, np.full((n, N), .01), 1e-4*(1 + rng.random((n, 1)))*np.ones(N), ("physics",)*n)
+    path = write_page(tmp_path/"page.html", {}, spectra=found)
+    with looked_at(chromium) as look:
+        look.open(path, "#planets", "html[data-ready=all]")
+        assert len(ids(look)) == 120 and look.page.inner_text("#filter-count") == "700 planets" and look.page.get_attribute("#planet-table", "aria-rowcount") == "701"
+        for _ in range(8):
+            look.page.evaluate("(box => box.scrollTop = box.scrollHeight)(document.querySelector('.scroll.tall'))")
+            look.page.wait_for_timeout(40)
+        assert ids(look) == [str(p) for p in found.planet_id]
+        look.page.locator("th[data-key=airs_sigma_ppm] button").click()
+        assert len(ids(look)) == 120 and ids(look) == [str(p) for p in found.planet_id[np.argsort(-found.sigma[:, 1], kind="stable")[:120]]]
+        look.page.locator("#filter").fill("56")
+        assert ids(look) == [p for p in map(str, found.planet_id[np.argsort(-found.sigma[:, 1], kind="stable")]) if "56" in p][:120]
+        assert look.faults() == []
 
 
 def test_the_filter_knows_words_conditions_and_origins(look, page):
