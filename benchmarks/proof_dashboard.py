@@ -15,7 +15,7 @@ figures ready       s until plotly runs, worst of three                         
 sort, filter        s for one click or word, until the browser has painted, worst of ten at most 0.5
 planet opened       s from the address to all its figures, first time                    at most 3
 page turned         s from the click to all figures, worst of twenty                       at most 1
-scrolling           s, longest gap between two frames while the table is scrolled        at most 0.25
+scrolling           s between frames while the table is scrolled, 19 of 20 are quicker   at most 0.1
 tabs                s until every figure of the catalogue near the screen is drawn       at most 5
 memory              MB of JavaScript after all that                                      at most 400
 axe, console        serious faults of accessibility at 1440 and 390 px; errors           none
@@ -32,7 +32,7 @@ from pathlib import Path
 for _name in ("OMP", "OPENBLAS", "MKL", "NUMBA"): os.environ.setdefault(f"{_name}_NUM_THREADS", "1")
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent/"tests"))
-BARS = {"size (MB)": 15., "first paint (s)": 3., "figures ready (s)": 6., "sort (s)": .5, "filter (s)": .5, "planet opened (s)": 3., "page turned (s)": 1., "scrolling, longest gap (s)": .25,
+BARS = {"size (MB)": 15., "first paint (s)": 3., "figures ready (s)": 6., "sort (s)": .5, "filter (s)": .5, "planet opened (s)": 3., "page turned (s)": 1., "scrolling, 19 of 20 frames (s)": .1,
         "catalogue drawn (s)": 5., "memory (MB)": 400., "serious axe faults": 0, "console faults": 0, "wider than the screen": 0}
 
 
@@ -136,9 +136,9 @@ def until_painted(page, script: str, done: str = "true") -> float:
         return (performance.now() - began)/1000; }}""")
 
 
-SCROLL = """async () => { const box = document.querySelector('.scroll.tall'); let last = performance.now(), worst = 0;
-    for (let k = 0; k < 120; k++) { box.scrollTop += 180; await new Promise(go => requestAnimationFrame(go)); const now = performance.now(); if (k > 2) worst = Math.max(worst, now - last); last = now; }
-    return worst/1000; }"""
+SCROLL = """async () => { const box = document.querySelector('.scroll.tall'), gaps = []; let last = performance.now();
+    for (let k = 0; k < 120; k++) { box.scrollTop += 180; await new Promise(go => requestAnimationFrame(go)); const now = performance.now(); gaps.push(now - last); last = now; }
+    return gaps.sort((a, b) => a - b)[113]/1000; }"""
 
 
 def measure(path: Path) -> dict:
@@ -160,7 +160,7 @@ def measure(path: Path) -> dict:
             found["sort (s)"] = max(until_painted(page, f"document.querySelector('th[data-key={heads[k % len(heads)]}] button').click()") for k in range(10))
             def typed(word): return until_painted(page, f"const f = document.getElementById('filter'); f.value = '{word}'; f.dispatchEvent(new Event('input'))")
             found["filter (s)"] = max(typed(word) for word in ("score<0.7", "1", "12", "123", "airs_rmse_ppm>40 score>0.5", "physics", "nothing", "score>0", "largest_z>3", ""))
-            found["scrolling, longest gap (s)"] = page.evaluate(SCROLL)
+            found["scrolling, 19 of 20 frames (s)"] = page.evaluate(SCROLL)
             ids = page.evaluate("[...document.querySelectorAll('#planet-table tbody tr')].map(r => r.cells[0].textContent)")
             drawn_ = "document.documentElement.dataset.drawn === '{}'"
             found["planet opened (s)"] = until_painted(page, f"location.hash = 'planet={ids[0]}'", drawn_.format(ids[0]))

@@ -97,7 +97,7 @@ def _light_curves(figure, go, visits, bins, shown):
                                     hoverinfo='skip', visible=shown), 2, 1)
         figure.add_trace(go.Scatter(x=small(time_h), y=small(1e6*(flux - model)), hovertemplate=tell, **point | dict(showlegend=False)), 3, 1)
 
-# %% ../../nbs/85_diagnostics/30_explore.ipynb #2db66d65
+# %% ../../nbs/85_diagnostics/30_explore.ipynb #2fef1438
 def _spectrum(figure, go, um, mu, sigma, truth):
     "Add the spectrum: AIRS as a band, FGS1 as a point, the truth as a line."
     mu, sigma, blue = 1e6*np.asarray(mu, float), 1e6*np.asarray(sigma, float), COLOURS['blue']
@@ -146,7 +146,7 @@ def _axes(figure, mu, sigma, truth, title):
     figure.update_yaxes(range=depth, tickformat=',d', row=1).update_yaxes(title_text='depth (ppm)', row=1, col=1).update_yaxes(showticklabels=False, row=1, col=2)
     figure.update_xaxes(showticklabels=False, row=2).update_xaxes(title_text='time since the middle of the transit (h)', matches='x3', row=3)
     figure.update_yaxes(title_text='flux − 1 (ppm)', tickformat=',d', row=2).update_yaxes(title_text='residual (ppm)', tickformat=',d', row=3)
-    return figure.update_layout(margin=dict(t=112, b=170), legend=dict(xref='paper', x=0, yref='paper', y=1.01, yanchor='bottom'), title=dict(text=plain(title), x=0, xref='paper', y=.985, yanchor='top', font_size=15))
+    return figure.update_layout(margin=dict(l=92, t=112, b=170), legend=dict(xref='paper', x=0, yref='paper', y=1.01, yanchor='bottom'), title=dict(text=plain(title), x=0, xref='paper', y=.985, yanchor='top', font_size=15))
 
 # %% ../../nbs/85_diagnostics/30_explore.ipynb #5a72058a
 def _controls(figure, visits, parts, um, fixed, first):

@@ -275,9 +275,9 @@ function tabbed() {
 }
 '''
 
-# %% ../../nbs/85_diagnostics/42_page_script.ipynb #79779d0c
+# %% ../../nbs/85_diagnostics/42_page_script.ipynb #b5c4cf8a
 TABLE = '''
-var rows = [], known = {}, order = [], heads = [], shown = [], there = 0, CHUNK = 120;
+var rows = [], known = {}, order = [], heads = [], shown = [], there = 0, CHUNK = 60;
 function value(cell) { var v = cell.dataset.v; return v === undefined ? cell.textContent.trim() : v; }
 function readTable() {
   var table = by("planet-table");
