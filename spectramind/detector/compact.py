@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['LazyArray', 'CompactVariance', 'CompactBad', 'split_bad', 'variance_terms']
 
-# %% ../../nbs/30_detector/75_compact.ipynb #9e7db88a
+# %% ../../nbs/30_detector/75_compact.ipynb #1a44eed8
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..core.errors import UsageError
 
-# %% ../../nbs/30_detector/75_compact.ipynb #dea78b45
+# %% ../../nbs/30_detector/75_compact.ipynb #054505e4
 def _plain(
     value:object, # anything that may hold lazy arrays
 )->object:        # the same with ordinary arrays in their place
@@ -24,6 +24,7 @@ class LazyArray(NDArrayOperatorsMixin):
     ndim, events = 3, np.zeros((0, 3), np.int64)
     @property
     def size(self): return int(np.prod(self.shape))
+    def __repr__(self): return f'{type(self).__name__}{tuple(self.shape)} of {np.dtype(self.dtype)}'
     def __len__(self): return self.shape[0]
     def __array__(self, dtype=None, copy=None): return np.asarray(self.whole(), dtype=dtype)
     def __array_ufunc__(self, ufunc, method, *args, **kw): return getattr(ufunc, method)(*map(_plain, args), **kw)
@@ -32,7 +33,7 @@ class LazyArray(NDArrayOperatorsMixin):
         if name.startswith('_') or not hasattr(np.ndarray, name): raise AttributeError(name)
         return getattr(np.asarray(self), name)
 
-# %% ../../nbs/30_detector/75_compact.ipynb #90767168
+# %% ../../nbs/30_detector/75_compact.ipynb #2d9333ed
 def _ranges(
     key:object,  # an index into a (time, spatial, wave) array
     shape:tuple, # its shape
@@ -55,7 +56,7 @@ def _select(
         if all(c == r if isinstance(r, int) else c in r for c, r in zip(event, ranges)):
             yield tuple(r.index(c) for c, r in zip(event, ranges) if not isinstance(r, int))
 
-# %% ../../nbs/30_detector/75_compact.ipynb #5ab8d7a2
+# %% ../../nbs/30_detector/75_compact.ipynb #0bf284c5
 class CompactVariance(LazyArray):
     "max(intercept + slope*frames, intercept/2), times `inflation` at the listed samples; float32, e-^2."
     dtype = np.dtype(np.float32)
@@ -87,7 +88,7 @@ class CompactVariance(LazyArray):
         out[tuple(self.events.T)] *= self.inflation
         return out
 
-# %% ../../nbs/30_detector/75_compact.ipynb #73a7ab9c
+# %% ../../nbs/30_detector/75_compact.ipynb #d914f0f4
 class CompactBad(LazyArray):
     "True for pixels bad throughout, and for the listed samples."
     dtype = np.dtype(bool)
@@ -110,7 +111,7 @@ class CompactBad(LazyArray):
         out[tuple(self.events.T)] = True
         return out
 
-# %% ../../nbs/30_detector/75_compact.ipynb #b245db7d
+# %% ../../nbs/30_detector/75_compact.ipynb #c32364b8
 def split_bad(
     bad:np.ndarray|LazyArray, # (time, spatial, wave) bool
 )->tuple:                     # static (spatial, wave) bool, events (k, 3) int sorted by (spatial, wave, time)

@@ -6,14 +6,14 @@
 __all__ = ['LEVELS', 'InjectSettings', 'matched_weights', 'measures', 'share_left', 'leak_of', 'student', 'resampled',
            'half_found', 'row', 'kept_rows', 'removed_rows', 'honest_rows', 'found_rows', 'injection_table']
 
-# %% ../../nbs/85_diagnostics/50_injection.ipynb #a2259d04
+# %% ../../nbs/85_diagnostics/50_injection.ipynb #12498a78
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from ..challenge.wavelength import default_wavelengths
-from ..core.errors import DataError
+from ..core.errors import DataError, QualityGateError
 from .signals import DOUBTED, LINE_BINS, LINE_UM
 
 # %% ../../nbs/85_diagnostics/50_injection.ipynb #c9610a8b
@@ -123,7 +123,7 @@ def half_found(
     i = int(np.argmax(y >= .5))
     return float(x[i - 1] + (x[i] - x[i - 1])*(.5 - y[i - 1])/(y[i] - y[i - 1]))
 
-# %% ../../nbs/85_diagnostics/50_injection.ipynb #9d8c8ea7
+# %% ../../nbs/85_diagnostics/50_injection.ipynb #01276570
 def row(
     level:str, signal:str, measure:str, # where it went in, what it is, what is measured
     found:tuple,                        # value, low, high
@@ -134,6 +134,7 @@ def row(
     "One line of the table, with its verdict."
     (value, low, high), (least, most) = found, bounds
     passed = least <= low and high <= most if within else low <= most and high >= least
+    if not within and not least <= value <= most and high - low > 3*(most - least): passed = False   # so wide an interval meets anything
     finite = lambda x: float(f'{x:.6g}') if np.isfinite(x) else None
     return dict(level=level, signal=signal, measure=measure, value=finite(value), low=finite(low), high=finite(high), least=finite(least), most=finite(most), unit=unit,
                 rule='interval within' if within else 'interval meets', planets=planets, passed=bool(passed and np.isfinite(value)))
@@ -162,12 +163,12 @@ def removed_rows(
         seen = [p['removed'][level] for p in probes if p['removed'].get(level)]
         for signal in seen[0] if seen else ():
             left = [np.sqrt(np.mean(np.square(s[signal]['depth']))) for s in seen]
-            rows.append(row(level, signal, 'left in the depths', student(left), (0., settings.systematic), 'standard errors, rms of signals', len(seen), False))
+            rows.append(row(level, signal, 'left in the depths', tuple(np.exp(student(np.log(np.maximum(left, 1e-9))))), (0., settings.systematic), 'standard errors, rms of signals', len(seen), False))
             for name in seen[0][signal]['flux']:
                 rows.append(row(level, signal, f'left in the flux of {name}', student([s[signal]['flux'][name] for s in seen]), (-settings.left_over, settings.left_over), 'share', len(seen)))
     return rows
 
-# %% ../../nbs/85_diagnostics/50_injection.ipynb #aa5317c3
+# %% ../../nbs/85_diagnostics/50_injection.ipynb #b7befc05
 def honest_rows(
     probes:list, settings:InjectSettings, # as for `kept_rows`
     rng:np.random.Generator,              # draws planets
@@ -203,4 +204,7 @@ def injection_table(
     if len(probes) < 2: raise DataError('injection', f'{len(probes)} planets with a sound fit', 'at least two', hint='diag.inject.split=train looks at labelled planets')
     found, points = found_rows(probes, settings, rng)
     rows = kept_rows(probes, settings) + removed_rows(probes, settings) + honest_rows(probes, settings, rng) + found
+    missing = [level for level in settings.levels if sum(bool(p['kept'].get(level)) for p in probes) < 2]
+    if missing: raise QualityGateError(f'injection: found fewer than two planets of which anything is known at the level of {", ".join(missing)}, wanted two at least',
+                                       hint='nothing can be said of these levels; which planets failed, and why, stands above')
     return dict(rows=rows, completeness=points, passed=all(r['passed'] for r in rows))

@@ -12,7 +12,7 @@ from ..core.errors import UsageError
 from .signals import kept_signals
 from .theme import COLOURS, FAINT, check_bins, name_panels, plain, small, styled, wavelength_axis, wavelength_panels
 
-# %% ../../nbs/85_diagnostics/52_injection_figures.ipynb #2cce9c8e
+# %% ../../nbs/85_diagnostics/52_injection_figures.ipynb #99b722c5
 LEVEL_WORDS = dict(counts='raw counts', curves='light curves', spectra='spectra')
 SHORT = {'recovered': '', 'left in the depths': ', depths', 'leak into neighbours': ', neighbours', 'errors beyond two sigma': ', beyond 2 sigma', 'error over sigma': ', error/sigma', 'half are found': ', half found'}
 
@@ -28,7 +28,7 @@ def _row_marks(rows:list, passed:bool, unit, legend:bool): # a plotly trace
     some = [r for r in rows if r['passed'] is passed]
     value, low, high = (np.array([unit(r, np.nan if r[key] is None else r[key]) for r in some]) for key in ('value', 'low', 'high'))
     words = [f'{plain(r["measure"])}: {"never" if r["value"] is None else r["value"]} {plain(r["unit"])}<br>{r["planets"]} planets' for r in some]
-    name, colour = ('within its bounds', COLOURS['blue']) if passed else ('beyond its bounds', COLOURS['red'])
+    name, colour = ('not beyond its bounds', COLOURS['blue']) if passed else ('beyond its bounds', COLOURS['red'])
     return go.Scatter(x=small(value), y=[_row_name(r) for r in some], mode='markers', marker=dict(size=8, color=colour, symbol='circle' if passed else 'x'), name=name, legendgroup=name, showlegend=legend, text=words,
                       hovertemplate='%{y}<br>%{text}<extra></extra>', error_x=dict(symmetric=False, array=small(np.nan_to_num(high - value)), arrayminus=small(np.nan_to_num(value - low)), color=colour, thickness=1.2, width=3))
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURED', 'TERMS', 'LEVEL_NAMES', 'attribution_parts', 'shapley_parts', 'attention_parts', 'embedding_parts',
-           'residual_parts', 'rule_name', 'rule_parts', 'rule_table', 'injection_pictures', 'injection_parts']
+           'residual_parts', 'rule_name', 'rule_parts', 'rule_table', 'injection_pictures', 'settled',
+           'injection_parts']
 
 # %% ../../nbs/85_diagnostics/84_model_views.ipynb #0938b15d
 from html import escape
@@ -16,7 +17,7 @@ from . import figures as draw
 from .injection_figures import show_completeness, show_recovery, show_response
 from .page import Html, Missing, Picture, html_table, inline
 
-# %% ../../nbs/85_diagnostics/84_model_views.ipynb #4fbc5b4f
+# %% ../../nbs/85_diagnostics/84_model_views.ipynb #2bb1677f
 def attribution_parts(
     part:dict,     # `attribution` of the document
     most:int=4,    # answers that are drawn
@@ -30,11 +31,11 @@ def attribution_parts(
     for o in depths[:most]:
         names, values, low, high = ([g[key] for g in o['groups']] for key in ('name', 'value', 'low', 'high'))
         found.append(Picture(f'The depth, {o["band"]}', draw.show_band_attribution(names, values, low, high,
-            unit=f'mean contribution ({o["unit"]})'), 'By groups of inputs: wavelength bands, the time series, numbers about the planet.'))
+            unit=f'mean |contribution| ({o["unit"]})'), 'By groups of inputs: wavelength bands, the time series, numbers about the planet.'))
     for o in sigmas:
         features = sorted(o['features'], key=lambda f: -abs(f['value']))[:12]
         found.append(Picture(f'Sigma, {o["band"]}', draw.show_feature_attribution([f['name'] for f in features], [f['value'] for f in features],
-            most=12, unit=f'mean contribution ({o["unit"]})'), 'The twelve features that moved it most.'))
+            most=12, unit=f'mean |contribution| ({o["unit"]})'), 'The twelve features that moved it most.'))
     return found
 
 def shapley_parts(
@@ -45,9 +46,9 @@ def shapley_parts(
     told = f'{part["method"][:1].upper()}{part["method"][1:]}; {len(part["planets"])} planets, {part["background"]} in the background.'
     return [Picture(f'Shapley values: {"the depth" if o["quantity"] == "mu" else "sigma"}, {o["band"]}',
         draw.show_feature_attribution([f['name'] for f in o['features']], [f['value'] for f in o['features']], most=12,
-        unit=f'mean value ({o["unit"]})'), told) for o in part['outputs'][:2]]
+        unit=f'mean |value| ({o["unit"]})'), told) for o in part['outputs'][:2]]
 
-# %% ../../nbs/85_diagnostics/84_model_views.ipynb #3becdbf3
+# %% ../../nbs/85_diagnostics/84_model_views.ipynb #53537da0
 def attention_parts(
     part:dict,     # `attention` of the document
     wavelength_um:np.ndarray|None=None, # (283,) um; the published axis when None
@@ -59,7 +60,7 @@ def attention_parts(
     told = f'Mean over {part["planets"]} planets, {part["layers"]} layers and {part["heads"]} heads. A row is a wavelength that listens, a column one that is heard; below, how much each wavelength is heard by all.'
     return [Picture('Attention over wavelength', draw.show_attention(dense, wavelength_um), told, full=True)]
 
-COLOURED = (('score', 'score'), ('violation', 'violation (penalty)'), ('fft_class', 'class of the residual'), ('entropy', 'entropy (nats)'))
+COLOURED = (('score', 'score'), ('violation', 'violation (penalty)'), ('fft_class', 'class of the residual'), ('entropy', 'entropy per bin (nats)'))
 
 def embedding_parts(
     part:dict,     # `embedding` or `umap` of the document
@@ -131,7 +132,7 @@ def rule_table(
     head = ['rule', 'kind', 'weight', 'in the loss', f'mean violation ({part["unit"]})', 'planets that break it', 'worst planet']
     return [Html('<div class="card"><h3>Rules one by one</h3>' + html_table(head, [row(r) for r in part['rules']], 'Rules one by one', 2) + '</div>')]
 
-# %% ../../nbs/85_diagnostics/84_model_views.ipynb #2001feed
+# %% ../../nbs/85_diagnostics/84_model_views.ipynb #268ef0d9
 def injection_pictures(
     document:dict,  # injection.json
 )->list:            # of `Picture`
@@ -151,6 +152,12 @@ def injection_pictures(
 
 LEVEL_NAMES = dict(counts='raw counts', curves='light curves', spectra='spectra')
 
+def settled(
+    r:dict, # a row of injection.json
+)->bool:
+    "Whether the value itself lies within its bounds."
+    return r['value'] is not None and all(b is None or sign*(r['value'] - b) >= 0 for b, sign in ((r['least'], 1), (r['most'], -1)))
+
 def injection_parts(
     document:dict,  # injection.json
 )->list:            # of `Html`, `Picture` and `Missing`
@@ -158,13 +165,15 @@ def injection_parts(
     number = lambda x: 'never' if x is None else f'{x:.3g}'.replace('-', '−')
     rows, found = document['rows'], []
     failed = sum(not r['passed'] for r in rows)
-    verdict = f'All {len(rows)} rows lie within their bounds.' if not failed else f'{failed} of {len(rows)} rows lie beyond their bounds.'
+    open_ = sum(r['passed'] and not settled(r) for r in rows)
+    verdict = f'No row of {len(rows)} lies beyond its bounds.' if not failed else f'{failed} of {len(rows)} rows lie beyond their bounds.'
+    if open_: verdict += f' Of {open_} the value is outside, but its interval is not: they are not refuted.'
     found.append(Html(f'<div class="card"><h3>Verdict</h3><p class="{"bad" if failed else "good"}"><b>{verdict}</b></p><p class="soft">{len(document["planets"])} planets of the {escape(str(document["split"]))} split. '
                       'Intervals are 95 %, planets being the trials. “Within” asks that the whole interval lies between the bounds; “meets” fails only when all of it lies outside.</p></div>'))
     found += injection_pictures(document)
     for level in dict.fromkeys(r['level'] for r in rows):
         def row(r):
-            verdict = Html('<span class="good">within</span>' if r['passed'] else '<b class="bad">beyond</b>')
+            verdict = Html('<b class="bad">beyond</b>' if not r['passed'] else '<span class="good">within</span>' if settled(r) else '<span class="soft">not refuted</span>')
             between, wanted = (f'{number(r[a])} to {number(r[b])}' for a, b in (('low', 'high'), ('least', 'most')))
             return [r['signal'], r['measure'], verdict, Html(f'<b>{escape(number(r["value"]))}</b>'), between, wanted, r['unit'],
                 str(r['rule']).removeprefix('interval '), r['planets']]

@@ -145,7 +145,7 @@ def broken_rules(
     arrays = dict(planet_id=np.array(ids), violation=sum(maps.values()).astype(np.float32), rule_violation=each.astype(np.float32), names=tuple(maps))
     return dict(made=True, reason='', scale=float(scale), unit='weighted penalty', rules=sorted(rows, key=lambda r: -r['mean']), map='explain.npz'), arrays
 
-# %% ../../nbs/90_pipeline/53_explaining.ipynb #1e31a982
+# %% ../../nbs/90_pipeline/53_explaining.ipynb #95414792
 def network_examples(
     config:Config, scene:Scene,
 )->object:         # Examples of the sound test planets; None when there is none
@@ -157,7 +157,7 @@ def network_examples(
         if scene.physics.origin[row[p]] != 'physics': continue
         order = orders['test', p]
         try: look = look_at_planet(posterior, units.read_curves(order.work, p, fitted_visits(order))[0], order.star)
-        except (SpectraMindError, *units.DAMAGE, KeyError, IndexError, ValueError): continue       # the prediction has reported it
+        except (SpectraMindError, *units.DAMAGE): continue       # damaged since the prediction, which has looked at the same; `planets` of the document says who was explained
         good.append((posterior, look))
     if not good: return None
     rows = [row[posterior.planet_id] for posterior, _ in good]
@@ -257,7 +257,7 @@ def labelled_latents(
     except DataError: return None
     return oof['planet_id'], oof['latent']
 
-# %% ../../nbs/90_pipeline/53_explaining.ipynb #f2f8c281
+# %% ../../nbs/90_pipeline/53_explaining.ipynb #ffae7ea7
 def rounded(
     tree:object,    # a JSON-able document
 )->object:          # the same with floats of six significant digits
@@ -279,7 +279,8 @@ def ask_network(
     from spectramind.pipeline.learning import one_thread
     from spectramind.training.ensemble import read_ensemble
     ensemble, names = read_ensemble(ensemble_at(config)/'members')
-    network = dict(applied=True, reason='', members=len(ensemble.members), share_fgs1=ensemble.gate.fgs1, share_airs=ensemble.gate.airs)
+    heard = 'network' in scene.spectra.origin
+    network = dict(applied=heard, reason='' if heard else 'no row of the predictions is the network\'s: its gate is shut, or the physics had the last word', members=len(ensemble.members), share_fgs1=ensemble.gate.fgs1, share_airs=ensemble.gate.airs)
     if config.diag.profile == 'light': return without('diag.profile=light', network)
     examples = network_examples(config, scene)
     if examples is None: return without('no test planet has a sound fit', network)

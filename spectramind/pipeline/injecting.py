@@ -6,9 +6,9 @@
 __all__ = ['KEPT_IN_COUNTS', 'PIXEL_FAULTS', 'BAND_SIGNALS', 'COLUMNS', 'ChangedChallenge', 'Probe', 'finish', 'Seen', 'Planet',
            'see', 'look', 'star_changes', 'step_changes', 'count_changes', 'fault_expected', 'fault_left',
            'probe_counts', 'probe_curves', 'probe_spectra', 'corrected', 'probe_anew', 'probe', 'probe_orders',
-           'responses', 'inject', 'in_words']
+           'responses', 'injected_into', 'inject', 'in_words']
 
-# %% ../../nbs/90_pipeline/53_injecting.ipynb #006d9373
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #cf0310c7
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -20,7 +20,7 @@ from ..challenge.layout import INSTRUMENTS, CalibrationFiles, Challenge
 from ..core.determinism import rng_for, single_threaded_blas
 from ..core.errors import DataError, QualityGateError
 from ..core.nouns import DepthPosterior, LightCurves
-from ..core.store import write_csv_rows, write_json
+from ..core.store import sha256_file, write_csv_rows, write_json
 from ..diagnostics.injection import InjectSettings, injection_table, leak_of, measures, share_left
 from ..diagnostics.signals import (FULL_WELL, Change, answers, bins_of, change_counts, change_drift, event_course, inject_transit, kept_signals, observe_anew,
                                              pixel_faults, transit_of)
@@ -230,20 +230,20 @@ def fault_left(
         for store, values in zip(seen[name], (moved, expected)): store.append(np.ravel(values))
     return {name: share_left(*map(np.concatenate, parts)) for name, parts in seen.items() if parts[0]}
 
-# %% ../../nbs/90_pipeline/53_injecting.ipynb #01c68641
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #02ec9899
 def _kept(order:Probe, meter:dict, signals:dict, name:str, change:np.ndarray, error:np.ndarray)->dict:
     "What came back of one signal."
     weights, sd = meter[name]
     size = order.settings.amplitude*sd
     return dict(ratio=float(weights@change/size), response=change/size, **(dict(leak=leak_of(change, error)) if name == 'line' else {}))
 
-def _left(order:Probe, planet:Planet, meter:dict, mu:np.ndarray, changed:dict)->dict: # nuisance -> z of each signal
-    "What a nuisance does to the final spectrum, in the standard errors that it is then given."
+def _left(order:Probe, meter:dict, rest:tuple, changed:dict)->dict: # nuisance -> z of each signal
+    "What a nuisance does to the final spectrum, in the standard errors of the spectrum at rest: who must widen his error bars has not removed it."
     names = list(changed)
     done = finish(order, [changed[name][0] for name in names], [changed[name][1] for name in names])
-    return {name: [float(w@(m - mu)/np.sqrt(w@cov@w)) for w, _ in meter.values()] for name, (m, cov) in zip(names, done)}
+    return {name: [float(w@(mu - rest[0])/np.sqrt(w@rest[1]@w)) for w, _ in meter.values()] for name, (mu, _) in zip(names, done)}
 
-def probe_counts(order:Probe, planet:Planet, meter:dict, signals:dict, mu:np.ndarray)->tuple[dict, dict]: # kept, removed
+def probe_counts(order:Probe, planet:Planet, meter:dict, signals:dict, final:tuple)->tuple[dict, dict]: # kept, removed; `final` is the spectrum as it is, and its covariance
     "Change raw counts, and do everything again."
     o, p, sd = order.observe, planet.posterior, np.sqrt(np.diag(planet.posterior.cov))
     def again(changes):
@@ -252,12 +252,12 @@ def probe_counts(order:Probe, planet:Planet, meter:dict, signals:dict, mu:np.nda
         return _fit(order, curves), curves
     kept, removed = count_changes(order, planet, {name: order.settings.amplitude*meter[name][1]*s for name, s in signals.items()})
     coadds, changed = Challenge(Path(o.root)).coadds, {name: again(changes) for name, changes in removed.items()}
-    depth = _left(order, planet, meter, mu, changed)
+    depth = _left(order, meter, final, changed)
     flux = {name: fault_left(order, planet, removed[name], changed[name][1], coadds) for name in PIXEL_FAULTS}
     back = {name: _kept(order, meter, signals, name, again(changes)[0].mean - p.mean, sd) for name, changes in kept.items()}
     return back, {name: dict(depth=depth[name], flux=flux.get(name, {})) for name in removed}
 
-def probe_curves(order:Probe, planet:Planet, meter:dict, signals:dict, mu:np.ndarray)->tuple[dict, dict]: # kept, removed
+def probe_curves(order:Probe, planet:Planet, meter:dict, signals:dict)->tuple[dict, dict]: # kept, removed
     "Change light curves, and fit again."
     s, p, sd = order.settings, planet.posterior, np.sqrt(np.diag(planet.posterior.cov))
     def again(change):
@@ -265,8 +265,8 @@ def probe_curves(order:Probe, planet:Planet, meter:dict, signals:dict, mu:np.nda
         return _fit(order, curves), curves
     def deeper(name): return again(lambda c, v: inject_transit(c, p, v, s.amplitude*meter[name][1]*signals[name]))[0].mean - p.mean
     still, drifting = (again(lambda c, v: change_drift(c, p, v, size)) for size in (.25*s.drift, s.drift))
-    (rest, _), = finish(order, [still[0]], [still[1]])
-    depth = _left(order, planet, meter, rest, dict(drift=drifting))
+    rest, = finish(order, [still[0]], [still[1]])
+    depth = _left(order, meter, rest, dict(drift=drifting))
     return {name: _kept(order, meter, signals, name, deeper(name), sd) for name in signals}, {name: dict(depth=z, flux={}) for name, z in depth.items()}
 
 def probe_spectra(order:Probe, planet:Planet, meter:dict, signals:dict)->tuple[dict, np.ndarray, np.ndarray]: # kept; the final spectrum as it is, and its covariance
@@ -276,7 +276,7 @@ def probe_spectra(order:Probe, planet:Planet, meter:dict, signals:dict)->tuple[d
     (mu, cov), *others = finish(order, changed, [planet.curves]*len(changed))
     return {name: _kept(order, meter, signals, name, m - mu, np.sqrt(np.diag(cov))) for name, (m, _) in zip(signals, others)}, mu, cov
 
-# %% ../../nbs/90_pipeline/53_injecting.ipynb #36763200
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #ac90f258
 BAND_SIGNALS = ('H2O', 'CH4', 'NH3', 'H2O+CO2')   # what a planet can show
 
 def corrected(
@@ -318,13 +318,13 @@ def probe(
         meter = measures(signals, planet.posterior.cov)
         kept, mu, cov = probe_spectra(order, planet, meter, signals)
         out = dict(planet_id=order.observe.planet_id, kept=dict(spectra=kept) if 'spectra' in levels else {}, removed={}, zero={}, found=[], error={name: e for name, (_, e) in meter.items()})
-        for level, function in (('counts', probe_counts), ('curves', probe_curves)):
-            if order.paired and level in levels: out['kept'][level], out['removed'][level] = function(order, planet, meter, signals, mu)
+        if order.paired and 'counts' in levels: out['kept']['counts'], out['removed']['counts'] = probe_counts(order, planet, meter, signals, (mu, cov))
+        if order.paired and 'curves' in levels: out['kept']['curves'], out['removed']['curves'] = probe_curves(order, planet, meter, signals)
         if 'curves' in levels: out['zero']['curves'], out['found'] = probe_anew(order, planet, meter, signals, mu, cov)
         if order.truth is not None: out['zero']['counts'] = [float(w@(mu - order.truth)/np.sqrt(w@cov@w)) for w, _ in meter.values()]
     return out
 
-# %% ../../nbs/90_pipeline/53_injecting.ipynb #b6f16cc6
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #f70e9daa
 def probe_orders(
     config:Config,
 )->list:   # ((split, planet_id), Probe)
@@ -359,26 +359,35 @@ def responses(
 
 COLUMNS = ('level', 'signal', 'measure', 'value', 'low', 'high', 'least', 'most', 'unit', 'rule', 'planets', 'passed')
 
+def injected_into(
+    config:Config,
+)->dict:           # name -> sha256, or None where it does not exist
+    "What the table is about: the predictions, and what they were learnt from."
+    place = Workplace(Path(config.paths.work))
+    files = dict(mu=place.predictions/'mu.csv', sigma=place.predictions/'sigma.csv', prior=place.checkpoint)
+    return {name: sha256_file(path) if path.is_file() else None for name, path in files.items()}
+
 def inject(
     config:Config,
     tell=lambda line: None, # called with lines for people
     stop=None,              # asked before each planet: None, or why no more may be begun
 )->dict:                    # flat figures
     "Write artifacts/reports/injection.json and .csv; with `diag.inject.gate`, raises `QualityGateError` when a row fails."
-    s, e, orders = config.diag.inject, config.executor, probe_orders(config)
+    s, e, place = config.diag.inject, config.executor, Workplace(Path(config.paths.work)).reports
+    for name in ('injection.json', 'injection.csv'): (place/name).unlink(missing_ok=True)     # an older verdict is not this one's
+    orders, inputs = probe_orders(config), injected_into(config)
     outcomes = run_units(probe, orders, kind=e.kind, workers=e.workers, max_tasks=e.max_tasks, description='injection', timeout_s=e.timeout_s, retries=e.retries,
                          chunk=e.chunk, scheduler=e.scheduler, stop=stop)
     done, left_out = [o.value for o in outcomes if o.ok], {o.key[1]: o.failure.message for o in outcomes if not o.ok}
     good, untrusted = [p for p in done if 'untrusted' not in p], {p['planet_id']: f'its fit is not trusted: {p["untrusted"]}' for p in done if 'untrusted' in p}
     for planet_id, reason in (left_out | untrusted).items(): tell(f'  planet {planet_id}: {reason}')
-    if len(untrusted) > len(good):
-        raise QualityGateError(f'injection: found {len(untrusted)} of {len(done)} planets whose fit is not trusted ({next(iter(untrusted.values()))}), wanted less than half',
+    if len(lost := left_out | untrusted) > len(good):
+        raise QualityGateError(f'injection: found {len(lost)} of {len(outcomes)} planets whose fit is not trusted, or that failed ({next(iter(lost.values()))}), wanted less than half',
                                hint='nothing can be injected into them; which step of calibration or fit was switched off?')
     table = injection_table(good, s, rng_for(config.seed, 'inject', 'intervals'))
     error = {name: float(f'{np.median([p["error"][name] for p in good]):.6g}') for name in good[0]['error']}
-    document = dict(table, config_hash=stages.submission_info(config)['config_sha256'], seed=config.seed, split=s.split, settings=asdict(s), planets=[p['planet_id'] for p in good],
+    document = dict(table, config_hash=stages.submission_info(config)['config_sha256'], seed=config.seed, split=s.split, settings=asdict(s), inputs=inputs, planets=[p['planet_id'] for p in good],
                     left_out=[dict(planet_id=p, reason='its fit is not trusted' if p in untrusted else 'it could not be observed and fitted') for p in sorted(left_out | untrusted)], median_error=error, response=responses(good))
-    place = Workplace(Path(config.paths.work)).reports
     write_json(place/'injection.json', document)
     write_csv_rows(place/'injection.csv', list(COLUMNS), [['' if r[c] is None else r[c] for c in COLUMNS] for r in table['rows']])
     failed = [r for r in table['rows'] if not r['passed']]

@@ -99,7 +99,7 @@ def product_rows(
             rows.append(row | {name: quality.get(name) for name in PRODUCTS[kind]} | dict(reason=reason))
     return rows
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #7c75f541
+# %% ../../nbs/90_pipeline/54_report.ipynb #4306a1e8
 def held_out(
     config:Config,
 )->tuple[dict, dict]:  # figures; arrays of oof.npz. Both empty where nothing was trained
@@ -148,10 +148,11 @@ def judge(
     found = Findings(spectra, faults_of(config, spectra), {p: visits for p, visits in lost.items() if visits}, trained=trained)
     if truth:
         found.naive = naive_statistics((stages.labels_of(config.data.root) or truth)[1])
-        found.score = score(truth, clamp(spectra)[0], *found.naive)
+        handed = clamp(spectra)[0]
+        found.score = score(truth, handed, *found.naive)
         if config.model.kind == 'network': found.physics_score = score(truth, clamp(read_predictions(place.predictions/'physics'))[0], *found.naive)
         found.truth = {int(p): row for p, row in zip(*truth)}
-        found.judged = spectra.planet_id, np.array([found.truth[int(p)] for p in spectra.planet_id]), spectra.mu, spectra.sigma
+        found.judged = spectra.planet_id, np.array([found.truth[int(p)] for p in spectra.planet_id]), handed.mu, handed.sigma
     elif oof: found.judged = oof['planet_id'], oof['label'], oof['mu'], oof['sigma']
     return found, reliability(*found.judged[1:], seed=config.seed) if found.judged else {}
 

@@ -7,9 +7,9 @@ __all__ = ['CLOSER', 'PICTURED', 'SOURCES', 'NUMBERS', 'raw_frame', 'raw_frames'
            'fit_facts', 'star_facts', 'closer_facts', 'chosen', 'alone', 'view', 'planet_views', 'explain_tabs',
            'injection_tab', 'linked', 'products_hash', 'sources', 'numbers', 'run_folders', 'stage_times', 'machine']
 
-# %% ../../nbs/90_pipeline/54_report_parts.ipynb #096ed199
+# %% ../../nbs/90_pipeline/54_report_parts.ipynb #73bbbf9f
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,12 +33,13 @@ from ..lightcurve.fit import fit_state
 from ..lightcurve.model import prepare_visit
 from ..lightcurve.pointing import remove_pointing
 from . import stages, units
+from .injecting import injected_into
 from .products import Workplace, read_predictions
 from .run_record import read_status, spans_of
 from .settings import Config
 from ..scoring.score import ScoreReport
 
-# %% ../../nbs/90_pipeline/54_report_parts.ipynb #17051e9a
+# %% ../../nbs/90_pipeline/54_report_parts.ipynb #0ebdd7be
 def raw_frame(
     challenge:Challenge, split:str, planet_id:int, instrument:str, visit:int=0,
 )->np.ndarray:     # (row, column) counts
@@ -71,13 +72,14 @@ def calibrated_images(
         arrays = read_npz(path, 'frames', 'mask', 'wavelength_um')
         mean = np.where((good := ~arrays['mask']).any(0), np.where(good, arrays['frames'], 0).sum(0, dtype=np.float64)/np.maximum(good.sum(0), 1),
             np.nan)
+        if not np.isfinite(mean).any(): continue                                   # every sample is flagged: nothing to see
         um = arrays['wavelength_um'] if len(arrays['wavelength_um']) else None
         found.append(Image(f'{name}, calibrated', mean, 'e-',
             'The same visit after all detector steps, averaged over time; what is flagged throughout is left blank.',
             'column (px)' if um is None else 'wavelength (µm)', x=um))
     return tuple(found)
 
-# %% ../../nbs/90_pipeline/54_report_parts.ipynb #f31d450a
+# %% ../../nbs/90_pipeline/54_report_parts.ipynb #563d7742
 def residual_image(
     config:Config, planet_id:int, blocks:tuple=(90, 71), # most in time and in wavelength
 )->tuple:          # of one `Image`, or none
@@ -93,13 +95,14 @@ def residual_image(
             left = np.where(seen[0].weight > 0, (seen[0].flux - fitted_flux(seen[0], 0, shared, state))*np.sqrt(seen[0].weight), np.nan)
     except (SpectraMindError, np.linalg.LinAlgError): return ()
     image, rows, columns = add_up(left[:, 1:], *blocks)
+    if not np.isfinite(image).any(): return ()
     middle = lambda a, edges: np.add.reduceat(a, edges)/np.diff(np.r_[edges, len(a)])
     time_h, um = seen[0].time_h, default_wavelengths()[1:]
     return (Image('What the fit leaves over', image.T, 'sigma',
         'AIRS, first visit: residuals of each time and wavelength in units of their noise. Honest noise has no stripes.', 'time (h)',
         'wavelength (µm)', middle(time_h, rows), middle(um, columns), 4., True),)
 
-# %% ../../nbs/90_pipeline/54_report_parts.ipynb #db75fe57
+# %% ../../nbs/90_pipeline/54_report_parts.ipynb #f96efaf6
 def fit_facts(
     physics:DepthPosterior,
 )->dict:         # name -> number or text
@@ -126,7 +129,7 @@ def star_facts(
     except UsageError: pass
     return found
 
-CLOSER = dict(fft_class='residual of the light curve', fft_period_h='its strongest period (h)', entropy='entropy of sigma (nats)',
+CLOSER = dict(fft_class='residual of the light curve', fft_period_h='its strongest period (h)', entropy='entropy per bin (nats, relative to 1 ppm)',
     violation='violation of rules (penalty)', worst_rule='rule most broken')
 
 def closer_facts(
@@ -201,7 +204,7 @@ def planet_views(
         views.append(replace(seen, **slim, facts=facts, images=images, note=row['note'] or seen.note, score=row['score']))
     return views
 
-# %% ../../nbs/90_pipeline/54_report_parts.ipynb #2c2c5836
+# %% ../../nbs/90_pipeline/54_report_parts.ipynb #abd8323a
 def explain_tabs(
     config:Config,
 )->tuple[dict, dict|None]: # tab -> parts; the document
@@ -229,8 +232,9 @@ def injection_tab(
     path, todo = Workplace(Path(config.paths.work)).reports/'injection.json', '`spectramind diagnose inject`'
     if not path.is_file(): return [Missing('Injection and recovery', f'Not made for this run; {todo} makes it.')]
     document = read_json(path)
-    if document.get('config_hash') != stages.submission_info(config)['config_sha256']: return [Missing('Injection and recovery',
-        f'What lies there was made with other settings; {todo} makes it anew.')]
+    here = dict(config_hash=stages.submission_info(config)['config_sha256'], settings=asdict(config.diag.inject), seed=config.seed, inputs=injected_into(config))
+    if any(document.get(name) != value for name, value in here.items()): return [Missing('Injection and recovery',
+        f'What lies there was made of other products or with other settings; {todo} makes it anew.')]
     return injection_parts(document)
 
 # %% ../../nbs/90_pipeline/54_report_parts.ipynb #bbab0cfa

@@ -6,13 +6,13 @@
 __all__ = ['EXTRA', 'CLOSER_S', 'learning_room', 'predict', 'learn', 'Summary', 'closer_look', 'told', 'observed_and_fitted',
            'run']
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #b40cd61f
+# %% ../../nbs/90_pipeline/55_run.ipynb #4cb49cf1
 import importlib.util
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..core.errors import ConfigError, DataError, QualityGateError, RuntimeLimitError
+from ..core.errors import ConfigError, DataError, QualityGateError, RuntimeLimitError, SpectraMindError
 from ..core.nouns import Spectra
 from . import calibration, stages
 from .guard import START, Clock, check_before, earlier_timings, estimate, own_speed
@@ -50,7 +50,7 @@ def learn(
     for step in (calibration.calibrate_temp(config), *calibration.calibrate_corel(config)): tell(step.line())
     return trained
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #92883b9e
+# %% ../../nbs/90_pipeline/55_run.ipynb #6ce60c36
 @dataclass
 class Summary:
     "How a run ended."
@@ -61,7 +61,7 @@ class Summary:
     page:Path|None = None           # the HTML page
     physics_score:ScoreReport|None = None # of the physics alone, where a network was asked for
     trained:object = None           # how training ended, where there was any
-    against:QualityGateError|None = None # what injected signals say against it
+    against:SpectraMindError|None = None # what injected signals say against it
     @property
     def bad(self)->list: # (split, planet_id), each once
         return sorted({o.key for report in self.reports for o in report.bad})
@@ -76,14 +76,14 @@ class Summary:
         more = dict(self.trained.metrics() if self.trained else {}, **(dict(score_physics=self.physics_score.total) if self.physics_score else {}))
         return dict(self.score.metrics() if self.score else {}, **more, planets_bad=len(self.bad), visits_lost=len(self.lost), **{f'rows_{k}': v for k, v in self.origins.items()})
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #378b02ca
+# %% ../../nbs/90_pipeline/55_run.ipynb #b346eba3
 CLOSER_S = 300.   # s that have to be left for a closer look
 
 def closer_look(
     config:Config,
     tell=lambda line: None,   # called with lines for people
     left_s:float=float('inf'),# s of the clock
-)->QualityGateError|None:     # what the injected signals say against the run
+)->SpectraMindError|None:     # what the injected signals say against the run
     "Injection and attribution, as far as the settings ask for them."
     wanted = dict(inject=config.diag.inject.enabled, explain=config.diag.explain)
     if any(wanted.values()) and left_s < CLOSER_S:
@@ -95,7 +95,7 @@ def closer_look(
     if not wanted['inject']: return None
     from spectramind.pipeline.injecting import inject
     try: inject(config, tell=tell)
-    except QualityGateError as error:
+    except (QualityGateError, DataError) as error:             # too few sound planets is a judgement as well
         tell(f'injection: {error.message}')
         return error
     return None

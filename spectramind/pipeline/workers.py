@@ -95,7 +95,7 @@ def choose_workers(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return max(1, min(workers or cores, units))
 
-# %% ../../nbs/90_pipeline/18_workers.ipynb #898db313
+# %% ../../nbs/90_pipeline/18_workers.ipynb #1841d29a
 class LogLine:
     "What `core.logs` takes for a queue: records become words."
     def __init__(self, say): self.say = say
@@ -117,7 +117,7 @@ def work_off(
         say('began')
         outcomes.append(attempt(function, key, task))
         try: say('done', outcomes[-1])
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
+        except (pickle.PicklingError, AttributeError, TypeError, ValueError, RecursionError, NotImplementedError) as error:
             failure = Failure(type(error).__name__, f'its result cannot be sent back ({error})', 5)
             outcomes[-1] = Outcome(key, failure=failure, seconds=outcomes[-1].seconds)
             say('done', outcomes[-1])

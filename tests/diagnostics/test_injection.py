@@ -6,7 +6,7 @@ import pytest
 
 from spectramind.challenge.layout import INSTRUMENTS, CalibrationFiles
 from spectramind.core.determinism import rng_for
-from spectramind.core.errors import DataError, UsageError
+from spectramind.core.errors import QualityGateError, DataError, UsageError
 from spectramind.core.nouns import DepthPosterior, LightCurves
 from spectramind.diagnostics import injection as inj
 from spectramind.diagnostics import injection_figures as pictures
@@ -206,12 +206,13 @@ def probes(sigma=1., ratio=1., left=.05, share=0., n=12):
     return out
 
 
+CURVES = inj.InjectSettings(levels=["curves"])
 FAULTS = {"sigma halved": (dict(sigma=.5), {"errors beyond two sigma", "error over sigma", "half are found"}), "signal eaten": (dict(ratio=.8), {"recovered"}),
           "nuisance left": (dict(left=3.), {"left in the depths"}), "fault in the flux": (dict(share=1.), {"left in the flux of FGS1"})}
 
 
 def failures(**fault):
-    table = inj.injection_table(probes(**fault), inj.InjectSettings(), rng_for(1, "test"))
+    table = inj.injection_table(probes(**fault), CURVES, rng_for(1, "test"))
     assert table["passed"] == all(r["passed"] for r in table["rows"])
     return {r["measure"] for r in table["rows"] if not r["passed"]}
 
@@ -226,12 +227,23 @@ def test_each_fault_fails_in_its_own_row(fault):
 
 
 def test_a_table_needs_two_planets_and_repeats_itself():
-    with pytest.raises(DataError, match="at least two"): inj.injection_table(probes(n=1), inj.InjectSettings(), rng_for(1, "test"))
-    assert inj.injection_table(probes(), inj.InjectSettings(), rng_for(1, "test")) == inj.injection_table(probes(), inj.InjectSettings(), rng_for(1, "test"))
+    with pytest.raises(DataError, match="at least two"): inj.injection_table(probes(n=1), CURVES, rng_for(1, "test"))
+    assert inj.injection_table(probes(), CURVES, rng_for(1, "test")) == inj.injection_table(probes(), CURVES, rng_for(1, "test"))
+
+
+def test_a_level_of_which_nothing_is_known_is_no_pass():
+    with pytest.raises(QualityGateError, match="level of counts, spectra"): inj.injection_table(probes(), inj.InjectSettings(), rng_for(1, "test"))
+
+
+@pytest.mark.parametrize("left,passed", [((2., 1.9, 2.1, 2.), False), ((6., .5, .5, .5), False), ((.2, .35, .25, .3), True)], ids=["too much", "too uncertain", "not refuted"])
+def test_few_planets_cannot_hide_a_nuisance_behind_their_scatter(left, passed):
+    some = [dict(p, removed=dict(curves=dict(drift=dict(depth=[left[i]], flux={})))) if i < 4 else p for i, p in enumerate(probes())]
+    (row,) = [r for r in inj.injection_table(some, CURVES, rng_for(1, "test"))["rows"] if r["measure"] == "left in the depths"]
+    assert row["passed"] is passed
 
 
 def test_pictures_name_their_units_and_refuse_nothing_at_all():
-    table = inj.injection_table(probes(sigma=.5), inj.InjectSettings(), rng_for(1, "test"))
+    table = inj.injection_table(probes(sigma=.5), CURVES, rng_for(1, "test"))
     evil = dict(table["rows"][0], signal='<a href="x">')
     figures = [pictures.show_recovery([*table["rows"], evil]), pictures.show_completeness(table["completeness"]), pictures.show_response(dict(curves=np.ones(N)), "line")]
     titles = [{t for t in (f.layout[a].title.text for a in f.layout if a.startswith(("xaxis", "yaxis"))) if t} for f in figures]

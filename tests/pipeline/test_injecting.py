@@ -72,7 +72,7 @@ def test_dark_current_and_cosmic_rays_that_stay_are_caught(healthy):
 
 
 def test_a_drift_beyond_what_the_fit_allows_is_caught(healthy):
-    assert ("curves", "drift", "left in the depths") in caught(healthy("diag.inject.levels=[curves]", "diag.inject.draws=1", "fit.drift_scale=2e-4", "diag.inject.drift=.02"))
+    assert ("curves", "drift", "left in the depths") in caught(healthy("diag.inject.levels=[curves]", "diag.inject.draws=1", "fit.drift_scale=2e-4", "diag.inject.drift=.05"))
 
 
 def test_a_drift_that_is_not_fitted_at_all_leaves_no_planet_to_be_trusted(healthy):
@@ -94,7 +94,7 @@ def test_without_the_gate_the_table_alone_says_so(healthy, monkeypatch):
 
 
 def test_workers_and_standing_products_change_no_byte(healthy, settings, sky, prior, tmp_path):
-    few = (*COUNTS[1:], "diag.inject.draws=1", "diag.inject.gate=false")
+    few = (*COUNTS, "diag.inject.gate=false")
     injecting.inject(healthy(*few))
     two = settings(sky, tmp_path/"two", prior, *FAST, *few, "executor=processes", "executor.workers=2")
     stages.features(two)

@@ -105,6 +105,33 @@ def test_without_truth_nobody_is_judged_and_the_tables_say_so(sky, settings, ref
     assert "Nobody knows the truth of these planets" in (work/PAGE).read_text()
 
 
+def test_a_verdict_of_other_predictions_is_not_shown(known, tmp_path):
+    from dataclasses import asdict
+    from spectramind.pipeline import injecting, report_parts
+    config, work = known
+    row = dict(level="spectra", signal="H2O", measure="recovered", value=1., low=.9, high=1.1, least=.8, most=1.2, unit="recovered/injected", rule="interval within", planets=2, passed=True)
+    document = dict(rows=[row], completeness=[], passed=True, config_hash=stages.submission_info(config)["config_sha256"], seed=config.seed, split="test", settings=asdict(config.diag.inject),
+                    inputs=injecting.injected_into(config), planets=[1, 2], left_out=[], median_error={}, response={})
+    path = Workplace(work).reports/"injection.json"
+    for change, shown in (({}, True), (dict(inputs=document["inputs"] | dict(mu="0"*64)), False), (dict(seed=1), False), (dict(settings=document["settings"] | dict(amplitude=50.)), False)):
+        write_json(path, document | change)
+        parts = report_parts.injection_tab(config)
+        assert any("Verdict" in str(part) for part in parts) is shown and any("anew" in str(part) for part in parts) is not shown
+    path.unlink()
+
+
+def test_a_judgement_against_the_run_costs_nobody_the_page(known, monkeypatch):
+    from spectramind.pipeline import actions, injecting
+    config, work = known
+    def refused(*_, **__): raise DataError("injection", "1 planet with a sound fit", "at least two")
+    monkeypatch.setattr(injecting, "inject", refused)
+    monkeypatch.setattr(config.diag.inject, "enabled", True)
+    page, told = work/PAGE, []
+    page.unlink(missing_ok=True)
+    with pytest.raises(DataError, match="at least two"): actions.diagnose(config, told.append)
+    assert page.is_file() and any("injection" in line for line in told)
+
+
 def test_times_and_folders_of_runs_stand_in_one_element(sky, settings, reference, tmp_path):
     work = shutil.copytree(reference[0], tmp_path/"work", copy_function=shutil.copy2)
     words = ["data=kaggle", "model=physics_only", f"data.root={sky}", f"paths.work={work}", "executor=serial"]
