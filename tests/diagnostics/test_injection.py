@@ -250,7 +250,7 @@ def test_pictures_name_their_units_and_refuse_nothing_at_all():
     assert titles == [{"recovered / injected", "value / most allowed"}, {"size (standard errors of the light curves)", "found (%)"}, {"FGS1", "wavelength (µm)", "response (injected peak = 1)"}]
     text = figures[0].to_json()
     assert "<a href" not in text and "\\u003ca href" not in text and len(text) < 60_000
-    assert {t.name for t in figures[0].data} == {"within its bounds", "beyond its bounds"}
+    assert {t.name for t in figures[0].data} == {"not beyond its bounds", "beyond its bounds"}
     with pytest.raises(UsageError, match="found none"): pictures.show_recovery([])
     with pytest.raises(UsageError, match="found none"): pictures.show_completeness([])
     with pytest.raises(UsageError, match="signal"): pictures.show_response({}, "gold")

@@ -14,7 +14,7 @@ from spectramind.diagnostics.signals import Change
 from spectramind.pipeline import injecting, stages
 
 FAST = ("diag.inject.split=train", "diag.inject.planets=3", "diag.inject.paired=3", "diag.inject.draws=2", "diag.inject.resamples=100",
-        "diag.inject.held_back=3", "diag.inject.systematic=.5")    # a prior that has learnt from five planets is hard to convince, and three planets make wide intervals
+        "diag.inject.held_back=3", "diag.inject.systematic=1.")    # a prior that has learnt from five planets is hard to convince, and three planets with few frames make wide intervals
 COUNTS = ("diag.inject.levels=[counts]", "diag.inject.planets=2", "diag.inject.paired=2")
 
 
