@@ -139,7 +139,7 @@ class DepthPosterior:
     def __repr__(self): return noun_text(self)
     def _repr_html_(self): return noun_html(self, spectrum_line(self.mean, np.sqrt(np.diag(self.cov))))
 
-# %% ../../nbs/00_core/05_nouns.ipynb #a5e22096
+# %% ../../nbs/00_core/05_nouns.ipynb #a6ea0b54
 @dataclass(frozen=True, eq=False)
 class Spectra:
     "A table of results, one row per planet."
@@ -151,7 +151,7 @@ class Spectra:
     def _repr_html_(self, most=8):
         def row(k):
             fgs1 = f'{1e6*self.mu[k, 0]:,.0f} ± {1e6*self.sigma[k, 0]:,.0f} ppm'
-            return f'<tr><td><b>{escape(str(self.planet_id[k]))}</b></td><td>{spectrum_line(self.mu[k], self.sigma[k])}</td><td>{fgs1}</td><td>{escape(str(self.origin[k]) if self.origin else "")}</td></tr>'
+            return f'<tr><td><b>{escape(str(self.planet_id[k]))}</b></td><td>{spectrum_line(self.mu[k], self.sigma[k])}</td><td>{fgs1}</td><td>{escape(str(self.origin[k]) if k < len(self.origin) else "")}</td></tr>'
         more = f'<tr><td colspan="4">and {len(self) - most} more</td></tr>' if len(self) > most else ''
         return f'<table><caption>Spectra of {len(self)} planets</caption><tr><th>planet</th><th>AIRS-CH0</th><th>FGS1</th><th>origin</th></tr>{"".join(map(row, range(min(len(self), most))))}{more}</table>'
     def __len__(self): return len(self.planet_id)

@@ -79,13 +79,13 @@ def calibrated_images(
             'column (px)' if um is None else 'wavelength (µm)', x=um))
     return tuple(found)
 
-# %% ../../nbs/90_pipeline/54_report_parts.ipynb #563d7742
+# %% ../../nbs/90_pipeline/54_report_parts.ipynb #ee8f1c7f
 def residual_image(
     config:Config, planet_id:int, blocks:tuple=(90, 71), # most in time and in wavelength
 )->tuple:          # of one `Image`, or none
     "What the fit leaves over, time by wavelength, in sigma; nothing where there is no sound fit."
     orders = {order.planet_id: order for (split, _), order in stages.fit_orders(config) if split == 'test'}
-    if planet_id not in orders: return ()
+    if planet_id not in orders or orders[planet_id].star is None: return ()
     try:
         visits = units.sound_visits(orders[planet_id])[0]
         curves, _ = units.read_curves(config.products, planet_id, visits)

@@ -75,7 +75,7 @@ def test_a_run_trains_calibrates_and_predicts_every_planet(wide_sky, learnt):
         assert told["oof"] == record["sha256"] and (told["used"] or told["reason"])
         assert told["gain"] is None or told["used"] == (told["gain"][0] >= 0)
     page = summary.page.read_text()
-    assert "share airs" in page and "What the network and the calibration changed" in page and "How each network of the ensemble learnt" in page
+    assert "share of AIRS" in page and "What network and calibration changed" in page and "How each network of the ensemble learnt" in page
 
 
 def test_training_stands_and_gives_the_same_bytes_twice(wide_sky, settings, learnt, own, tmp_path):

@@ -14,6 +14,7 @@ import nbformat
 import pytest
 from typer.testing import CliRunner
 
+from spectramind.diagnostics.page import comparable
 from spectramind.challenge.layout import Challenge
 from spectramind.core.errors import ConfigError, DataError, InternalError, UsageError
 from spectramind.pipeline import notebook_copy, notebook_run
@@ -202,7 +203,10 @@ def products(work):
     "Every product; no records (they hold times), no logs."
     keep = ("data", "artifacts/checkpoints/prior.json", "artifacts/predictions", "artifacts/reports", "dist")
     files = [p for part in keep for p in ([Path(work)/part] if (Path(work)/part).is_file() else (Path(work)/part).rglob("*")) if p.is_file()]
-    return {p.relative_to(work).as_posix(): p.read_bytes().replace(str(work).encode(), b"WORK") for p in files if not p.name.endswith(".npz.json")}
+    def data(path):
+        raw = path.read_bytes().replace(str(work).encode(), b"WORK")
+        return comparable(raw.decode()).encode() if path.suffix == ".html" else raw          # without times and folders of runs
+    return {p.relative_to(work).as_posix(): data(p) for p in files if not p.name.endswith((".npz.json", ".json.json")) and p.name != "run_card.json"}
 
 
 @pytest.fixture
