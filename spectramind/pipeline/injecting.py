@@ -92,7 +92,7 @@ def finish(
     factor = read_calibration(Path(order.calibration), order.sha, order.uncertainty).apply(sigma, latent)/sd
     return [(m, cov*f*f[:, None]) for m, f, (_, cov) in zip(mu, factor, found)]
 
-# %% ../../nbs/90_pipeline/53_injecting.ipynb #8721b1b1
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #75ec3c3a
 @dataclass(frozen=True, eq=False)
 class Seen:
     "One instrument in one visit, as it was before anything is injected."
@@ -111,6 +111,7 @@ class Planet:
     seen:dict                 # (instrument, visit) -> Seen; empty unless counts are to be changed
     posterior:DepthPosterior
 
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #14be6829
 def _fit(order:Probe, curves:list)->DepthPosterior:
     "As the stage `fit` does it."
     with single_threaded_blas(): return units.fit_sound(curves, order.fit.star, order.fit.config)[0]
@@ -324,7 +325,7 @@ def probe(
         if order.truth is not None: out['zero']['counts'] = [float(w@(mu - order.truth)/np.sqrt(w@cov@w)) for w, _ in meter.values()]
     return out
 
-# %% ../../nbs/90_pipeline/53_injecting.ipynb #f70e9daa
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #6e864337
 def probe_orders(
     config:Config,
 )->list:   # ((split, planet_id), Probe)
@@ -347,6 +348,7 @@ def probe_orders(
     made = [(key, Probe(order, fits[key], prior, s, config.seed, i, i in paired, known.get(key[1]), **more)) for i, (key, order) in enumerate(chosen)]
     return sorted(made, key=lambda o: not o[1].paired)         # the long ones first, so that no worker waits for the other's
 
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #7470905b
 def responses(
     probes:list,
 )->dict:         # level -> signal -> (283,) mean response to a signal of size 1
@@ -359,6 +361,7 @@ def responses(
 
 COLUMNS = ('level', 'signal', 'measure', 'value', 'low', 'high', 'least', 'most', 'unit', 'rule', 'planets', 'passed')
 
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #1d40618d
 def injected_into(
     config:Config,
 )->dict:           # name -> sha256, or None where it does not exist
@@ -367,6 +370,7 @@ def injected_into(
     files = dict(mu=place.predictions/'mu.csv', sigma=place.predictions/'sigma.csv', prior=place.checkpoint)
     return {name: sha256_file(path) if path.is_file() else None for name, path in files.items()}
 
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #2a9f287b
 def inject(
     config:Config,
     tell=lambda line: None, # called with lines for people
@@ -397,6 +401,7 @@ def inject(
                                                  hint='artifacts/reports/injection.csv has them all; a step that is switched off shows first in its own nuisance')
     return dict(planets=len(good), left_out=len(left_out | untrusted), rows=len(table['rows']), rows_failed=len(failed))
 
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #5cb93f37
 def in_words(
     r:dict,  # a row
 )->str:
