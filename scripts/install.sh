@@ -25,7 +25,8 @@ install_torch() { "$py" -m pip install -q --disable-pip-version-check --no-deps 
 if ! has_torch; then
   if [ -n "${TORCH_INDEX:-}" ]; then install_torch --index-url "$TORCH_INDEX"
   else install_torch --no-index 2>/dev/null || install_torch --index-url https://download.pytorch.org/whl/cpu ||
-    { echo "no PyTorch from its CPU index; trying the package index" >&2; install_torch; }; fi
+    { echo "no CPU build of PyTorch to be had; taking the package index's, which may bring several GB of CUDA libraries" >&2
+      "$py" -m pip install -q --disable-pip-version-check "$torch"; }; fi
 fi
 quietly() { local log; log=$(mktemp); "$@" >"$log" 2>&1 || { cat "$log" >&2; rm -f "$log"; return 1; }; rm -f "$log"; }
 quietly "$py" -m pip install --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .

@@ -6,7 +6,7 @@
 __all__ = ['SHARES', 'LEAST_GAIN', 'mixture', 'Gate', 'let_in', 'cell_gll', 'fit_gate', 'EnsembleConfig', 'Ensemble',
            'train_ensemble', 'read_ensemble']
 
-# %% ../../nbs/70_training/30_ensemble.ipynb #d5dfe42c
+# %% ../../nbs/70_training/30_ensemble.ipynb #87b4feed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 import numpy as np
@@ -16,8 +16,10 @@ from ..scoring.score import ideal_sigma, naive_statistics
 from ..network.spectramind import AIRS, FGS1, Heads, NetworkConfig, build_network
 from .curriculum import MAE, Contrastive, Supervised
 from .dataset import Scaling, fit_scaling
-from .checkpoints import load_state
-from .trainer import TrainConfig, Trainer, load_weights, predict
+from .checkpoints import load_state, load_weights
+from .judging import predict
+from .settings import TrainConfig
+from .trainer import Trainer
 
 # %% ../../nbs/70_training/30_ensemble.ipynb #e7de6766
 def mixture(

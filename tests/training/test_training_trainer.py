@@ -17,7 +17,7 @@ from spectramind.core.errors import ConfigError, DataError, QualityGateError, Ru
 from spectramind.training.curriculum import Contrastive, Supervised
 from spectramind.training.checkpoints import load_weights, read_checkpoint, read_weights, write_checkpoint, write_weights
 from spectramind.training.settings import TrainConfig
-from spectramind.training.trainer import predict
+from spectramind.training.judging import predict
 
 torch.set_num_threads(1)
 WORKER = Path(__file__).with_name('ddp_worker.py')
