@@ -7,9 +7,9 @@ WORK   ?= .
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: help dev demo test check bench proof proof-curves proof-run proof-page determinism repro ablation fuzz docs readme lock clean
+.PHONY: help dev demo test check bench proof proof-faults proof-curves proof-run proof-page kaggle-rehearsal determinism repro ablation fuzz sbom docs readme contract lock clean
 help:            ## this list
-	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 dev: $(VENV)/.installed    ## set everything up inside .venv
 $(VENV)/.installed: requirements.lock scripts/install.sh setup.py settings.ini pyproject.toml
@@ -20,7 +20,7 @@ demo: dev        ## simulate -> calibrate -> features -> fit -> predict -> submi
 	spectramind demo --engine papermill "paths.work='$(WORK)'"
 
 test: dev        ## the test suite, on as many cores as there are, four at most
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 pytest -n logical --maxprocesses 4 --dist loadfile --junitxml=proof/tests.xml
 
 check: dev       ## clean, export, lint, layers, README, notebooks, wheel
 	bash scripts/check.sh
@@ -28,8 +28,14 @@ check: dev       ## clean, export, lint, layers, README, notebooks, wheel
 bench: dev       ## speed and memory, as ratios against references in the same run
 	@missed=0; for part in calibration transit fit scan graph; do echo "== bench_$$part"; python benchmarks/bench_$$part.py || missed=1; done; exit $$missed
 
-proof: dev       ## slow: full-cadence planets from raw frames to score
+proof: proof-faults  ## slow: everything that can be broken, then full-cadence planets from raw frames to score
 	python benchmarks/proof.py
+
+proof-faults: dev  ## ten minutes: files, settings and checkpoints broken in every way, and what becomes of each
+	python benchmarks/proof_faults.py
+
+kaggle-rehearsal: dev  ## slow: build for Kaggle, then run it as Kaggle would: no network, read-only inputs, a hidden test set, a kill, five faults
+	python benchmarks/kaggle_rehearsal.py
 
 proof-run: dev   ## slow: 200 kills, a lost worker, equal bytes, 10,000 planets
 	@missed=0; for part in proof_crash.py "proof_dask.py --full" proof_scale.py; do echo "== $$part"; python benchmarks/$$part || missed=1; done; exit $$missed
@@ -55,6 +61,12 @@ fuzz: dev        ## 100,000 expressions thrown at the rules' language
 
 docs: dev        ## the site, from the same notebooks: by Quarto, or by nbconvert where it is missing
 	python scripts/site_build.py --work '$(WORK)'
+
+sbom: dev        ## what it is made of: sbom.cdx.json, sbom.spdx.json, validated; licences; known vulnerabilities
+	python scripts/sbom.py --audit
+
+contract:        ## after a change of ARCHITECTURE.md: its hash into tests/governance/contract.sha256
+	sha256sum ARCHITECTURE.md > tests/governance/contract.sha256
 
 readme: dev      ## README.md from nbs/index.ipynb
 	python scripts/readme.py

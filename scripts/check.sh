@@ -8,6 +8,8 @@ say "clean and export are no-ops";       python scripts/check_noop.py
 say "README.md is nbs/index.ipynb";      python scripts/readme.py --check
 say "ruff (F) on the exported package";  ruff check spectramind setup.py scripts tests benchmarks
 say "imports point down";                lint-imports
+say "workflows";                         bash scripts/workflows.sh
+say "licences and bill of materials";    python scripts/sbom.py --check
 say "notebooks run";                     nbdev_test --n_workers 2 --do_print
 say "the wheel works alone";             bash scripts/check_wheel.sh
 say "all checks passed"

@@ -105,12 +105,15 @@ def run_page(book: Book, path: Path, work: Path):
     book.add(Page(f"runs/{stage}.ipynb", source_of(path), title, about, body=nb))
 
 
+PROJECT = ("ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")   # pages at the repository's root
+
+
 def collect(work: Path) -> Book:
     "Every page, with the body it has in the repository."
     book = Book()
     notebook_page(book, ROOT/"nbs"/"index.ipynb", "index.ipynb")
     for path in sorted((ROOT/"docs").glob("*.md")): markdown_page(book, path, path.name)
-    markdown_page(book, ROOT/"ARCHITECTURE.md", "architecture.md")
+    for name in PROJECT: markdown_page(book, ROOT/name, name.lower())
     for path in sorted((ROOT/"docs"/"adr").glob("*.md")):
         markdown_page(book, path, "adr/index.md" if path.stem == "README" else f"adr/{path.name}")
     for path in sorted((ROOT/"benchmarks").glob("*.md")):
@@ -214,7 +217,7 @@ def entry(page: Page, text: str = "") -> dict: return dict(href=page.out, text=t
 def sidebar(book: Book) -> list:
     "What the side of each page lists; every page once."
     p = book.pages
-    own = {"index.ipynb", "start.md", "reference.md", "gallery.md", "architecture.md"}
+    own = {"index.ipynb", "start.md", "reference.md", "gallery.md", *map(str.lower, PROJECT)}
     guides = [page for page in p.values() if "/" not in page.out and page.out not in own]
     section = lambda text, pages: dict(section=text, contents=[entry(page) for page in pages])
     overview = lambda folder: dict(entry(p[f"{folder}/index.md"], "Overview"))
@@ -227,7 +230,7 @@ def sidebar(book: Book) -> list:
              dict(section="Run notebooks", contents=[overview("runs"), *map(entry, rooms(book, "runs"))]),
              dict(section="Decisions", contents=[overview("adr"), *map(numbered, rooms(book, "adr"))]),
              dict(section="Measured", contents=[overview("benchmarks"), *map(entry, rooms(book, "benchmarks"))]),
-             entry(p["architecture.md"])]
+             section("Project", [p[name.lower()] for name in PROJECT])]
     return parts
 
 

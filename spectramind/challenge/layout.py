@@ -226,7 +226,7 @@ def list_planets(
     if strange: get_logger('challenge').warning('%s: left out %d folders that are no planet id (%s)', split, len(strange), ', '.join(strange[:5]))
     return ids
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #8e57f3af
+# %% ../../nbs/10_challenge/40_layout.ipynb #076c3442
 _PART = re.compile('(FGS1|AIRS-CH0)_(signal|calibration)_([0-9]{1,3})([.]parquet)?')
 
 def scan_visits(
@@ -237,12 +237,16 @@ def scan_visits(
     "The visits of a planet, whole or not; raises `DataError` on an unknown planet and on one without any visit."
     folder = planet_dir(root, split, planet_id)
     if not folder.is_dir(): raise DataError(folder, 'no folder', f'the folder of planet {parse_planet_id(planet_id)}', hint=f'is the planet in {split}?')
-    parts = [_PART.fullmatch(name) for name in os.listdir(folder)]
+    try: parts = [_PART.fullmatch(name) for name in os.listdir(folder)]
+    except OSError as error: raise DataError(folder, f'a folder that cannot be read ({error.strerror})', f'the folder of planet {parse_planet_id(planet_id)}', hint='who may read it?') from None
     visits = sorted({int(part[3]) for part in parts if part})
     if not visits: raise DataError(folder, 'no visit', 'at least one, such as FGS1_signal_0.parquet and its companions')
     half = {}
     for visit in visits:
-        wanted = visit_paths(root, split, planet_id, visit, folder).values()
+        try: wanted = visit_paths(root, split, planet_id, visit, folder).values()
+        except UsageError as error:                      # a link that leads out of the tree is this visit's fault, not the planet's
+            half[visit] = DataError(folder, f'visit {visit} with a link out of the tree ({error.message})', 'files of the tree itself')
+            continue
         if missing := [os.path.relpath(path, folder) for path in wanted if not os.path.isfile(path)]:
             half[visit] = DataError(folder, f'half of visit {visit}: {", ".join(missing[:4])}{" ..." if len(missing) > 4 else ""} missing',
                                     f'all {len(wanted)} files of a visit')

@@ -123,17 +123,27 @@ def write_text(
     "Write UTF-8 text atomically, with the line ends it has."
     return write_bytes(path, text.encode('utf-8'))
 
-# %% ../../nbs/00_core/20_store.ipynb #563d1bd6
+# %% ../../nbs/00_core/20_store.ipynb #27aca269
+@contextmanager
+def _read_of(
+    path:str|Path, # the file to read
+    what:str,      # what it should be
+):
+    "Turn the system's refusal (no permission, a disk that is gone) into a `DataError` that names the file."
+    try: yield
+    except OSError as error: raise DataError(path, f'a file that cannot be read ({error.strerror or error})', what, hint='who may read it, and is its disk there?') from None
+
 def _present(
     path:str|Path,    # the file to read
     what:str,         # what it should be
     empty:bool=False, # an empty file will do
 )->Path:              # the file
-    "The path, or a `DataError` when there is no file, a folder, or nothing in it."
+    "The path, or a `DataError` when there is no file, a folder, nothing in it, or no way to it."
     path = Path(path)
-    if path.is_dir(): raise DataError(path, 'a folder', what)
-    if not path.is_file(): raise DataError(path, 'no file', what, hint='check the path; was the stage before this one run?')
-    if not empty and path.stat().st_size == 0: raise DataError(path, 'an empty file (0 bytes)', what, hint='fetch or make it again')
+    with _read_of(path, what):
+        if path.is_dir(): raise DataError(path, 'a folder', what)
+        if not path.is_file(): raise DataError(path, 'no file', what, hint='check the path; was the stage before this one run?')
+        if not empty and path.stat().st_size == 0: raise DataError(path, 'an empty file (0 bytes)', what, hint='fetch or make it again')
     return path
 
 # %% ../../nbs/00_core/20_store.ipynb #f50dd15b
@@ -181,7 +191,7 @@ def write_json(
     "Write JSON atomically with sorted keys; NaN and infinity are refused."
     return write_text(path, json_text(obj, indent=1) + '\n')
 
-# %% ../../nbs/00_core/20_store.ipynb #eeda4616
+# %% ../../nbs/00_core/20_store.ipynb #b4fd6fd5
 def _refuse_constant(
     token:str, # NaN, Infinity or -Infinity
 )->None:
@@ -193,7 +203,8 @@ def read_json(
 )->object:         # its content
     "Read JSON; raises `DataError` when the file is missing or damaged."
     path = _present(path, 'a JSON file')
-    try: return json.loads(path.read_bytes().decode('utf-8'), parse_constant=_refuse_constant)
+    with _read_of(path, 'a JSON file'): data = path.read_bytes()
+    try: return json.loads(data.decode('utf-8'), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error: raise DataError(path, f'damaged JSON ({error})', 'a JSON document') from None
 
 # %% ../../nbs/00_core/20_store.ipynb #85a0d0cd
@@ -261,13 +272,14 @@ def write_csv_rows(
         writer.writerow(repr(value) if isinstance(value, float) else value for value in row)
     return write_text(path, text.getvalue())
 
-# %% ../../nbs/00_core/20_store.ipynb #5445c40d
+# %% ../../nbs/00_core/20_store.ipynb #7083d1b2
 def read_csv_rows(
     path:str|Path, # the file to read
 )->tuple[list, list]: # header, rows; every value is text
     "Read a CSV table as text; raises `DataError` when it is missing, not text, or has a row of another length."
     path = _present(path, 'a CSV table')
-    try: rows = [row for row in csv.reader(io.StringIO(path.read_bytes().decode('utf-8-sig'), newline='')) if row]
+    with _read_of(path, 'a CSV table'): data = path.read_bytes()
+    try: rows = [row for row in csv.reader(io.StringIO(data.decode('utf-8-sig'), newline='')) if row]
     except (UnicodeDecodeError, csv.Error) as error: raise DataError(path, f'a file that is no CSV text ({error})', 'a CSV table') from None
     header, body = (rows[0], rows[1:]) if rows else ([], [])
     for i, row in enumerate(body):
@@ -348,12 +360,12 @@ def read_parquet(
     "Read a parquet table; raises `DataError` when it is missing, damaged or lacks a column."
     return ParquetFile(path).read(columns)
 
-# %% ../../nbs/00_core/20_store.ipynb #b7d2a3ef
+# %% ../../nbs/00_core/20_store.ipynb #ad545212
 def sha256_file(
     path:str|Path, # the file
 )->str:            # 64 hexadecimal digits
     "The SHA-256 of a whole file."
-    with open(_present(path, 'a file to hash', empty=True), 'rb') as stream: return hashlib.file_digest(stream, 'sha256').hexdigest()
+    with _read_of(path, 'a file to hash'), open(_present(path, 'a file to hash', empty=True), 'rb') as stream: return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 def sha256_json(
     obj:object, # anything JSON can hold
@@ -361,7 +373,7 @@ def sha256_json(
     "The SHA-256 of an object's one JSON spelling."
     return hashlib.sha256(json_text(obj).encode('utf-8')).hexdigest()
 
-# %% ../../nbs/00_core/20_store.ipynb #2af91431
+# %% ../../nbs/00_core/20_store.ipynb #eb25a1c0
 @lru_cache(maxsize=4096)
 def _ends(path:str, size:int, mtime_ns:int, ctime_ns:int, inode:int, block:int)->str:
     "SHA-256 of the first and last block of a file that looks like this; a table that every planet depends on is read once."
@@ -379,4 +391,5 @@ def fingerprint_file(
     try: stat = os.stat(path)
     except OSError: stat = _present(path, 'a file to fingerprint', empty=True).stat()
     if not S_ISREG(stat.st_mode): _present(path, 'a file to fingerprint', empty=True)
-    return f'quick:{stat.st_size}:{stat.st_mtime_ns}:{_ends(os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, block)}'
+    with _read_of(path, 'a file to fingerprint'): ends = _ends(os.path.abspath(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, block)
+    return f'quick:{stat.st_size}:{stat.st_mtime_ns}:{ends}'

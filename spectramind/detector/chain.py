@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['prepare', 'calibrate_ref', 'Plan', 'plan_pixels', 'calibrate_visit', 'bin_frames']
 
-# %% ../../nbs/30_detector/90_chain.ipynb #350979de
+# %% ../../nbs/30_detector/90_chain.ipynb #21a8b36e
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 
-import numba
 import numpy as np
 
 from ..challenge.layout import INSTRUMENTS, AdcInfo, Axes, CalibrationFiles
+from ..core.accelerators import kernel_threads
 from ..core.errors import UsageError
 from ..core.nouns import Frames
 from .adc import to_electrons
@@ -29,7 +29,7 @@ from .kernel import calibrate_rows
 from .linearity import correct_linearity, counts_polynomial, slope_at
 from .setup import CalibConfig, Prepared, count_classes, cut_maps, fused_log
 
-# %% ../../nbs/30_detector/90_chain.ipynb #f39a118f
+# %% ../../nbs/30_detector/90_chain.ipynb #bb97b047
 def prepare(
     instrument:str,          # 'FGS1' or 'AIRS-CH0'
     adc:AdcInfo,             # gain and offset
@@ -48,7 +48,7 @@ def prepare(
                          hint='leave CalibConfig.nan on')
     return replace(ready, bad=bad, log=log)
 
-# %% ../../nbs/30_detector/90_chain.ipynb #cfe3ec8d
+# %% ../../nbs/30_detector/90_chain.ipynb #d04cb860
 def _along(
     instrument:str, # 'FGS1' or 'AIRS-CH0'
 )->tuple:           # directions of interpolation
@@ -77,7 +77,7 @@ def _finish(
     meta = dict(steps=steps, seconds=seconds, counts=counts, config=asdict(config), coadds=config.coadds, time_bin=1)
     return Frames(ready.instrument, frames, variance, bad, ready.time_h, ready.exposure_s, ready.wavelength_um, meta)
 
-# %% ../../nbs/30_detector/90_chain.ipynb #f228c802
+# %% ../../nbs/30_detector/90_chain.ipynb #94b06240
 def calibrate_ref(
     raw:np.ndarray,              # (pixel, read) uint16 counts, one row per pixel of the full detector
     instrument:str,              # 'FGS1' or 'AIRS-CH0'
@@ -125,7 +125,7 @@ def calibrate_ref(
     counts = count_classes(ready, static, cosmic, clipped, counted if config.saturated else 0)
     return _finish(ready, config, frames, variance, samples | static, steps, seconds, counts)
 
-# %% ../../nbs/30_detector/90_chain.ipynb #6fbe20ea
+# %% ../../nbs/30_detector/90_chain.ipynb #5541cbdc
 @dataclass(frozen=True, eq=False)
 class Plan:
     "What the kernel needs to know about each pixel, in the order of the files."
@@ -154,7 +154,7 @@ def plan_pixels(
                 spread(np.where(bad, np.inf, np.sqrt(2.)*ready.read.ravel()), np.inf),
                 spread(np.arange(len(at)), -1))
 
-# %% ../../nbs/30_detector/90_chain.ipynb #aca2ad6c
+# %% ../../nbs/30_detector/90_chain.ipynb #7a6ef3cc
 def _run_rows(
     block:np.ndarray,    # (m, 2n) uint16 counts
     rows:slice,          # which pixels these are
@@ -190,7 +190,7 @@ def _sweep(
             seen += len(block)
     return out, level, np.concatenate(events) if events else np.zeros((0, 3), np.int64), seen
 
-# %% ../../nbs/30_detector/90_chain.ipynb #ca83ecd8
+# %% ../../nbs/30_detector/90_chain.ipynb #2877bdd3
 def _sort_events(
     event:np.ndarray, # (k, 3) row, sample, kind
     n:int,            # samples in time
@@ -241,7 +241,7 @@ def _fill_pixels(
         slope[y, x] = w**2 @ slope[d[:, 0], d[:, 1]]
     return empty
 
-# %% ../../nbs/30_detector/90_chain.ipynb #6dab11ab
+# %% ../../nbs/30_detector/90_chain.ipynb #d8dad95a
 def calibrate_visit(
     raw:np.ndarray|Iterable,     # (pixel, read) uint16 counts, or an iterable of (slice of pixels, such a block)
     instrument:str,              # 'FGS1' or 'AIRS-CH0'
@@ -251,7 +251,7 @@ def calibrate_visit(
     config:CalibConfig=CalibConfig(), # switches
     *,
     columns:np.ndarray|None=None, # (k,) flat number of the pixel in each row of `raw`; None: the full detector
-    threads:int|None=None,       # threads that share the pixels; None: as many as numba would use
+    threads:int|None=None,       # threads that share the pixels; None: as many as `kernel_threads` says
 )->Frames:                       # float32 frames, compact variance and bad map
     "The whole chain in one pass; the same as `calibrate_ref` to 1e-6, the same bits for any number of threads."
     start = perf_counter()
@@ -260,7 +260,7 @@ def calibrate_visit(
     if isinstance(raw, np.ndarray):
         _check_reads(raw.shape, ready, axes, columns)
         raw = [(slice(0, len(raw)), raw)]
-    out, level, event, seen = _sweep(raw, plan, config, n, ready.bad.size, threads or numba.get_num_threads())
+    out, level, event, seen = _sweep(raw, plan, config, n, ready.bad.size, threads or kernel_threads())
     _check_reads((seen, 2*n), ready, axes, columns)
     pass_s, start = perf_counter() - start, perf_counter()
     hit, clip, whole, crowded = _sort_events(event, n, len(out), config)
@@ -281,7 +281,7 @@ def calibrate_visit(
     seconds = dict(fused_pass=round(pass_s, 6), interpolation=round(perf_counter() - start, 6))
     return _finish(ready, config, frames, variance, bad, steps, seconds, counts)
 
-# %% ../../nbs/30_detector/90_chain.ipynb #97b51e84
+# %% ../../nbs/30_detector/90_chain.ipynb #f6d64efa
 def bin_frames(
     frames:Frames, # one visit
     n:int,         # neighbouring samples averaged into one

@@ -7,12 +7,12 @@ __all__ = ['CONTINUUM', 'LINE_UM', 'LINE_BINS', 'GASES', 'DOUBTED', 'FULL_WELL',
            'scale_curves', 'inject_transit', 'smooth_part', 'drift_surface', 'change_drift', 'observe_anew', 'Change',
            'bins_of', 'change_counts', 'answers', 'event_course', 'pixel_faults']
 
-# %% ../../nbs/85_diagnostics/48_signals.ipynb #abc79c0e
+# %% ../../nbs/85_diagnostics/48_signals.ipynb #b46b2a8e
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numba import njit
 
+from ..core.accelerators import jit
 from ..challenge.layout import INSTRUMENTS, CalibrationFiles
 from ..challenge.wavelength import AIRS_CUT, default_wavelengths
 from ..core.errors import UsageError
@@ -133,7 +133,7 @@ def observe_anew(
     return replace(curves, flux=flux, fgs1_flux=guide[:, 0], **{k: turned(getattr(curves, k), by) for k in ('variance', 'valid')},
                    **{k: turned(getattr(curves, k), by_f) for k in ('fgs1_variance', 'fgs1_valid', 'centroid', 'jitter')})
 
-# %% ../../nbs/85_diagnostics/48_signals.ipynb #60ad3a97
+# %% ../../nbs/85_diagnostics/48_signals.ipynb #afa144bc
 FULL_WELL = 1e5            # e-, what a cosmic ray fills a pixel up to
 GOLDEN = (5**.5 - 1)/2
 
@@ -155,7 +155,23 @@ def bins_of(
     "Which wavelength a pixel belongs to."
     return np.zeros(len(pixel), int) if instrument == 'FGS1' else AIRS_CUT[1] - 1 - pixel % INSTRUMENTS[instrument].shape[1]
 
-@njit(cache=True)
+def _change_pixels_numpy(block, pixel, poly, clock, dark, sky, row, factor, response, moved, when, more, out):
+    "`_change_pixels` without numba: one read after the other, all pixels at once."
+    gain, offset, first, last = clock
+    carry = np.repeat(((pixel*GOLDEN) % 1.)[None], 2, 0)
+    for i in range(block.shape[1]):
+        raw, t = block[:, i], last if i & 1 else first
+        charge, true, slope = raw/gain + offset, np.zeros(len(raw)), np.zeros(len(raw))
+        for c in poly[::-1]: slope, true = slope*charge + true, true*charge + c
+        light = true - dark*t
+        added = (light - sky*t)*(factor[row, i >> 1] - 1.) + response*light + (moved*when[i >> 1] + more)*t
+        with np.errstate(all='ignore'): moves = added/slope
+        on = (added != 0) & np.isfinite(moves)
+        wanted = raw + np.where(on, moves, 0.)*gain + carry[i & 1]
+        carry[i & 1] = np.where(on, wanted - np.floor(wanted), carry[i & 1])
+        out[:, i] = np.where(on, np.clip(np.floor(wanted), 0., 65535.), raw)
+
+@jit(_change_pixels_numpy, cache=True)
 def _change_pixels(block, pixel, poly, clock, dark, sky, row, factor, response, moved, when, more, out):
     "Change every read of every pixel; arguments as in `change_counts`, spread over the pixels."
     gain, offset, first, last = clock

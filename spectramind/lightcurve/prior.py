@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WARP', 'FINE_LENGTH', 'SCALES', 'PRECISION', 'CHOICES', 'SEEN_AT', 'matern52', 'split_spectra', 'Kernel',
-           'fine_correlation', 'shape_covariance', 'SpectralPrior', 'log_likelihood', 'learn_scales',
+           'fine_correlation', 'shape_covariance', 'SpectralPrior', 'check_prior', 'log_likelihood', 'learn_scales',
            'mixture_log_likelihood', 'fit_prior', 'choose_kernel', 'bias_features', 'spread_features', 'apply_prior',
            'learn_prior', 'recalibrate', 'posterior_spectrum', 'disagreement', 'predict_spectra', 'prior_row',
            'cross_fit']
@@ -73,7 +73,7 @@ def shape_covariance(
     K = K - K[:, 1:].mean(1)[:, None]
     return K - K[1:].mean(0)
 
-# %% ../../nbs/50_lightcurve/20_prior.ipynb #9f7c0e02
+# %% ../../nbs/50_lightcurve/20_prior.ipynb #d7eaaf46
 SCALES = np.geomspace(5e-6, 3e-3, 17)
 PRECISION = 4e-5   # depth; choices are judged on what light curves can resolve, not on the labels' last digit
 
@@ -110,7 +110,53 @@ class SpectralPrior:
                          "bias": np.array(d["bias"], float).reshape(2, 3), "spread": np.array(d["spread"], float).reshape(3, 3), "kernel": Kernel(**d["kernel"])})
         except (KeyError, TypeError, ValueError) as e: raise SchemaError(f"not a spectral prior: {e}", hint="give a prior.json that the predict stage wrote") from e
         if out.scale_weight.shape != SCALES.shape: raise SchemaError(f"scale_weight has {out.scale_weight.size} entries, {SCALES.size} are wanted")
-        return out
+        return check_prior(out)
+
+# %% ../../nbs/50_lightcurve/20_prior.ipynb #18a4f448
+def _array(
+    name:str, value:object,    # a part of the prior
+    shape:tuple|None=None,     # wanted; any when None
+    low:float=-np.inf, high:float=np.inf, # limits of its numbers
+)->np.ndarray:
+    "Finite numbers of the right shape within limits; raises `SchemaError`."
+    try: found = np.array(value, float)
+    except (TypeError, ValueError): raise SchemaError(f"{name}: found {str(value)!r:.60}, wanted numbers") from None
+    if shape is not None and found.shape != shape: raise SchemaError(f"{name}: found shape {found.shape}, wanted {shape}")
+    odd = found[~(np.isfinite(found) & (found >= low) & (found <= high))]
+    if odd.size: raise SchemaError(f"{name}: found {odd.flat[0]:g}, wanted finite numbers from {low:g} to {high:g}")
+    return found
+
+
+def _covariance(name:str, value:object, n:int)->np.ndarray:
+    "A covariance; raises `SchemaError`."
+    found = _array(name, value, (n, n))
+    if not (np.allclose(found, found.T, rtol=1e-6, atol=0) and (np.linalg.eigvalsh(found) > 0).all()): raise SchemaError(f"{name}: found a matrix that is no covariance, wanted one")
+    return found
+
+
+def _section(name:str, value:object, *keys:str)->dict:
+    "A dictionary with these keys; raises `SchemaError`."
+    if not isinstance(value, dict) or not set(keys) <= set(value): raise SchemaError(f"{name}: found {str(value)!r:.60}, wanted {', '.join(keys) or 'sections'}")
+    return value
+
+
+def check_prior(
+    prior:SpectralPrior,  # perhaps from a file
+)->SpectralPrior:         # the same
+    "Refuse what no population can be; raises `SchemaError` naming the part."
+    for name, low, high in (("mean_level", 0, 1), ("level_sd", 1e-9, 1), ("naive_sd", 1e-9, 1), ("model_error", 0, 1), ("n_shapes", 0, 1e9), ("n_labels", 0, 1e9)):
+        _array(name, getattr(prior, name), (), low, high)
+    for name, low, high in (("length_um", 1e-6, 1e6), ("blend", 0, 1), ("fgs1_sd", 0, 1e6), ("fine", 0, 1e6), ("nugget", 0, 1e6)): _array(f"kernel.{name}", getattr(prior.kernel, name), (), low, high)
+    if not _array("scale_weight", prior.scale_weight, SCALES.shape, 0, 1e6).any(): raise SchemaError("scale_weight: found zeros alone, wanted probabilities")
+    for name, high in (("shapes", 1e6), ("bias", 1.), ("spread", 20.)): _array(name, getattr(prior, name), None, -high, high)
+    sky = _section("foreground", prior.foreground, "mean", "cov")
+    _array("foreground.mean", sky["mean"], (3,))
+    _covariance("foreground.cov", sky["cov"], 3)
+    for kind, part in _section("population", prior.population).items():
+        q = np.shape(_section(f"population.{kind}", part, "B", "S")["S"])[:1]
+        _array(f"population.{kind}.B", part["B"], (3, *q))
+        _covariance(f"population.{kind}.S", part["S"], *(q or (1,)))
+    return prior
 
 # %% ../../nbs/50_lightcurve/20_prior.ipynb #eeb400b7
 def log_likelihood(

@@ -7,14 +7,14 @@ __all__ = ['KEPT_SIZES', 'SLOPE', 'BACKENDS', 'KERNEL', 'KINDS', 'EdgeTables', '
            'build_conv', 'pyg_messages', 'NodeEmbedding', 'AttentionPool', 'GraphEncoder', 'ConvEncoder',
            'build_airs_encoder']
 
-# %% ../../nbs/60_network/40_airs_encoder.ipynb #6a389367
+# %% ../../nbs/60_network/40_airs_encoder.ipynb #ead90e41
 import warnings
-from importlib.util import find_spec
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ..core.accelerators import fall_back, why_not
 from ..core.errors import ConfigError, UsageError
 from .wavelength_graph import WavelengthGraph, build_graph
 
@@ -105,18 +105,16 @@ def gatv2_ref(
         rows.append((weight[..., None]*sent.view(-1, heads, channels)).sum(0).flatten() + conv.bias)
     return torch.stack(rows)
 
-# %% ../../nbs/60_network/40_airs_encoder.ipynb #fd9ee5de
+# %% ../../nbs/60_network/40_airs_encoder.ipynb #73f68a8b
 BACKENDS = ('auto', 'pyg', 'dense')
 
 
 def choose_backend(
     backend:str='auto', # one of BACKENDS
 )->str:                 # 'pyg' or 'dense'
-    "Settle on a backend. Raises ConfigError when it is unknown, or when torch_geometric is wanted and missing."
+    "Settle on a backend. Raises ConfigError when it is unknown."
     if backend not in BACKENDS: raise ConfigError(f'backend={backend!r}; wanted one of {", ".join(BACKENDS)}')
-    if backend == 'pyg' and find_spec('torch_geometric') is None:
-        raise ConfigError('backend=pyg: found no torch_geometric, wanted it installed',
-                          hint='install torch-geometric, or use backend=dense; weights fit both')
+    if backend == 'pyg' and (why := why_not('torch_geometric')): return fall_back('torch_geometric', why, 'dense')
     return 'dense' if backend == 'auto' else backend
 
 # %% ../../nbs/60_network/40_airs_encoder.ipynb #e71d7fb1

@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['STRIDE', 'LANES', 'close_steps', 'selective_scan_ref', 'exp32', 'NumbaScan']
 
-# %% ../../nbs/60_network/05_scan_kernels.ipynb #52c0d188
+# %% ../../nbs/60_network/05_scan_kernels.ipynb #7af278a3
 import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Optional
 import numpy as np
 import torch
-from numba import njit, types
-from numba.extending import overload
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from ..core.accelerators import jit, overload
 from ..core.errors import UsageError
 
 # %% ../../nbs/60_network/05_scan_kernels.ipynb #31e2f641
@@ -63,8 +62,8 @@ def selective_scan_ref(
     if z is not None: y = y*(z.to(work)*torch.sigmoid(z.to(work)))
     return y.to(kind)
 
-# %% ../../nbs/60_network/05_scan_kernels.ipynb #32ae7e72
-@njit(fastmath={'contract'}, cache=True)
+# %% ../../nbs/60_network/05_scan_kernels.ipynb #89684271
+@jit(fastmath={'contract'}, cache=True)
 def exp32(
     x, # float32; outside -87 to 88 the nearest of the two is taken
 ):
@@ -89,10 +88,11 @@ def _exp(x): return math.exp(x)
 
 @overload(_exp)
 def _exp_of(x):
+    from numba import types
     return (lambda x: exp32(x)) if x == types.float32 else (lambda x: math.exp(x))
 
-# %% ../../nbs/60_network/05_scan_kernels.ipynb #886ee89f
-@njit(fastmath={'contract'}, cache=True)
+# %% ../../nbs/60_network/05_scan_kernels.ipynb #6bf291ab
+@jit(fastmath={'contract'}, cache=True)
 def _log1p32(
     w, # float32, 0 to 1
 ):
@@ -113,22 +113,23 @@ def _log1p(w): return math.log1p(w)
 
 @overload(_log1p)
 def _log1p_of(w):
+    from numba import types
     return (lambda w: _log1p32(w)) if w == types.float32 else (lambda w: math.log1p(w))
 
 
-@njit(cache=True)
+@jit(cache=True)
 def _softplus(x): return max(x, np.float32(0.)) + _log1p(_exp(-abs(x)))
 
 
-@njit(cache=True)
+@jit(cache=True)
 def _sigmoid(x): return np.float32(1.)/(np.float32(1.) + _exp(-x))
 
-# %% ../../nbs/60_network/05_scan_kernels.ipynb #12bdf405
+# %% ../../nbs/60_network/05_scan_kernels.ipynb #5588815e
 STRIDE, LANES = 32, 64                       # steps between two stored states; channels that are worked on together
 _FAST = {'reassoc', 'contract', 'nsz'}       # sums may be taken in lanes; NaN and infinity stay what they are
 
 
-@njit(nogil=True, fastmath=_FAST, error_model='numpy', cache=True)
+@jit(nogil=True, fastmath=_FAST, error_model='numpy', cache=True)
 def _forward(
     u, delta,      # (batch, time, width) input; step size before bias and softplus
     A,             # (state, width) rates
@@ -167,8 +168,8 @@ def _forward(
                     for i in range(w): gate[i] = z[b, t, d0 + i]*_sigmoid(z[b, t, d0 + i])
                 for i in range(w): y[b, t, d0 + i] = sums[i]*gate[i]
 
-# %% ../../nbs/60_network/05_scan_kernels.ipynb #a3b95523
-@njit(nogil=True, fastmath=_FAST, error_model='numpy', cache=True)
+# %% ../../nbs/60_network/05_scan_kernels.ipynb #1d465d52
+@jit(nogil=True, fastmath=_FAST, error_model='numpy', cache=True)
 def _backward(
     dout,                  # (batch, time, width) slope of the loss by the output
     u, delta, A, B, C, D, bias, z, valid, stored,  # as in _forward

@@ -6,7 +6,7 @@
 __all__ = ['LEVELS', 'BACKENDS', 'cuda_scan', 'choose_backend', 'selective_scan', 'scan_example', 'scan_gradients',
            'scan_difference', 'MambaBlock', 'parity_report']
 
-# %% ../../nbs/60_network/10_selective_scan.ipynb #66916b53
+# %% ../../nbs/60_network/10_selective_scan.ipynb #60606c85
 import functools
 import importlib
 import math
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from ..core.accelerators import fall_back, switched_off, why_not
 from ..core.errors import ConfigError, UsageError
 from .scan_kernels import STRIDE, NumbaScan, close_steps, selective_scan_ref
 
@@ -94,13 +95,14 @@ def _joined_scan(
         out.append((states*C[at, ..., None]).sum(2))
     return torch.cat(out)
 
-# %% ../../nbs/60_network/10_selective_scan.ipynb #8d423e2f
+# %% ../../nbs/60_network/10_selective_scan.ipynb #632bf5eb
 BACKENDS = ('auto', 'mamba_ssm', 'numba', 'torch')
 
 
 @functools.lru_cache
 def cuda_scan():         # mamba_ssm's selective_scan_fn, or None
     "The CUDA kernel's function if the package that holds it can be imported."
+    if 'mamba_ssm' in switched_off(): return None
     try: return importlib.import_module('mamba_ssm.ops.selective_scan_interface').selective_scan_fn
     except ImportError: return None
 
@@ -110,17 +112,17 @@ def choose_backend(
     device:str='cpu',       # type of the device that holds the tensors
     traced:bool=False,      # is a graph being traced, exported or compiled?
 )->str:                     # 'mamba_ssm', 'numba' or 'torch'
-    "What computes the scan: CUDA kernels where there are any, numba on the processor, else torch. Raises ConfigError where it cannot."
+    "What computes the scan: CUDA kernels where there are any, numba on the processor, else torch. Raises ConfigError for an unknown name."
     if backend not in BACKENDS: raise ConfigError(f'scan backend {backend!r}: wanted one of {", ".join(BACKENDS)}')
-    if traced: return 'torch'
-    if backend == 'auto':
-        if device == 'cuda' and cuda_scan() is not None: return 'mamba_ssm'
-        return 'numba' if device == 'cpu' else 'torch'
-    wanted = dict(numba='cpu', mamba_ssm='cuda').get(backend, device)
-    if device != wanted: raise ConfigError(f'scan backend {backend}: found tensors on {device}, wanted {wanted}', hint='use auto')
-    if backend == 'mamba_ssm' and cuda_scan() is None:
-        raise ConfigError('scan backend mamba_ssm: the package cannot be imported', hint='install mamba_ssm, or use auto')
-    return backend
+    if traced or backend == 'torch': return 'torch'
+    best = 'torch'
+    if device == 'cpu' and not why_not('numba'): best = 'numba'
+    elif device == 'cuda' and cuda_scan() is not None: best = 'mamba_ssm'
+    if backend == 'auto' and device == 'cuda' and best == 'torch': return fall_back('mamba_ssm', why_not('mamba_ssm') or 'cannot be imported', best)
+    if backend in ('auto', best): return best
+    wanted = dict(numba='cpu', mamba_ssm='cuda')[backend]
+    why = f'found tensors on {device}, wanted {wanted}' if device != wanted else 'the package cannot be imported'
+    return fall_back(f'scan backend {backend}', why, best)
 
 
 def _check_scan(u, delta, A, B, C, D, z, delta_bias, valid):

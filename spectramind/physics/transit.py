@@ -7,13 +7,14 @@ __all__ = ['TERMS', 'projected_distance', 'projected_distance_grad', 'duration_h
            'law_flux_ref', 'occulted_integrals', 'quadratic_weights', 'quadratic_flux', 'quadratic_flux_grad',
            'transit_flux', 'law_powers', 'law_flux']
 
-# %% ../../nbs/15_physics/10_transit.ipynb #6ede5301
+# %% ../../nbs/15_physics/10_transit.ipynb #abdd3582
 import math
 import numpy as np
-from numba import njit
+from ..core.accelerators import jit
 from ..core.errors import UsageError
+from .occulted_arrays import fill_integrals_numpy, law_fill_numpy, quadratic_fill_numpy, quadratic_grad_fill_numpy
 
-# %% ../../nbs/15_physics/10_transit.ipynb #48cd5257
+# %% ../../nbs/15_physics/10_transit.ipynb #dfa6bf24
 def projected_distance(
     time_h:np.ndarray, # (time,) h
     t0_h:float,        # mid-transit, h
@@ -28,7 +29,7 @@ def projected_distance(
     z = a_rs*np.hypot(np.sin(phase), math.cos(math.radians(inc_deg))*np.cos(phase))
     return np.where(np.cos(phase) < 0, np.inf, z)
 
-# %% ../../nbs/15_physics/10_transit.ipynb #245b10f8
+# %% ../../nbs/15_physics/10_transit.ipynb #98e75eb7
 def projected_distance_grad(
     time_h:np.ndarray, # (time,) h
     t0_h:float,        # mid-transit, h
@@ -46,7 +47,7 @@ def projected_distance_grad(
     d_a = np.where(np.isfinite(z), z, 0.)/a_rs
     return z, np.stack([-rate*d_phase, -rate*lag/period_d*d_phase, d_a, d_inc], -1)
 
-# %% ../../nbs/15_physics/10_transit.ipynb #d4644ccc
+# %% ../../nbs/15_physics/10_transit.ipynb #f068cb41
 def duration_h(
     period_d:float, # orbital period, d
     a_rs:float,     # orbital radius in stellar radii
@@ -59,8 +60,8 @@ def duration_h(
     if chord <= 0: return 0.
     return 24*period_d/math.pi*math.asin(min(1., math.sqrt(chord)/(a_rs*sin_i)))
 
-# %% ../../nbs/15_physics/10_transit.ipynb #b9e08a0b
-@njit(cache=True)
+# %% ../../nbs/15_physics/10_transit.ipynb #ff0706dd
+@jit(cache=True)
 def elliptic_trio(
     kc2:float, # complementary parameter 1 - m, in [0, 1]
     p:float,   # characteristic, > 0
@@ -82,8 +83,8 @@ def elliptic_trio(
     half = math.pi/2
     return half*(b_cos*m + b_sin)/(2*m*m), half*(d_cos*m + d_sin)/(2*m*m), half*(a*m + b)/(m*(m + root_p))
 
-# %% ../../nbs/15_physics/10_transit.ipynb #9612241d
-@njit(cache=True)
+# %% ../../nbs/15_physics/10_transit.ipynb #f70cad58
+@jit(cache=True)
 def occulted(
     z:float, # distance of the centres, stellar radii, >= 0
     k:float, # planet radius, stellar radii, >= 0
@@ -120,7 +121,7 @@ def occulted(
     return (j0, j1, j2, 2*k*psi, k*rim, 2*k*((1 - square)*psi + 2*zk*sin_psi),
             -2*k*sin_psi, -k*rim_cos, -2*k*((1 - square)*sin_psi + zk*double))
 
-# %% ../../nbs/15_physics/10_transit.ipynb #6869bb88
+# %% ../../nbs/15_physics/10_transit.ipynb #bd5a5058
 def occulted_ref(
     z:float,          # distance of the centres, stellar radii
     k:float,          # planet radius, stellar radii
@@ -153,7 +154,7 @@ def law_flux_ref(
     disc = 2*math.pi*quad(lambda mu: profile(mu)*mu, 0, 1, epsabs=1e-14, epsrel=1e-12)[0]
     return np.array([1. if not at < 1 + rp_rs else 1 - occulted_ref(at, rp_rs, profile)/disc for at in np.asarray(z, float)])
 
-# %% ../../nbs/15_physics/10_transit.ipynb #aea787fd
+# %% ../../nbs/15_physics/10_transit.ipynb #078bc4e4
 def _checked(
     z:np.ndarray,     # (time,)
     rp_rs:np.ndarray, # scalar or (wave,)
@@ -168,7 +169,7 @@ def _checked(
         raise UsageError(f'rp_rs: found {k.ravel()[~((k >= 0) & np.isfinite(k)).ravel()][0]:g}, wanted radii >= 0', hint='rp_rs is the square root of the depth')
     return z, np.atleast_1d(k)
 
-@njit(cache=True)
+@jit(fill_integrals_numpy, cache=True)
 def _fill_integrals(z, k, out):
     for i in range(z.size):
         for j in range(k.size):
@@ -185,7 +186,7 @@ def occulted_integrals(
     if np.ndim(rp_rs) == 0: out = out[:, 0]
     return out[..., :3], out[..., 3:6], out[..., 6:]
 
-# %% ../../nbs/15_physics/10_transit.ipynb #2cd56cb4
+# %% ../../nbs/15_physics/10_transit.ipynb #3aee0b64
 def quadratic_weights(
     u1:np.ndarray, # (...,) linear coefficient
     u2:np.ndarray, # (...,) quadratic coefficient
@@ -197,8 +198,8 @@ def quadratic_weights(
         raise UsageError(f'u1={u1[~(disc > 0)].flat[0]:g}, u2={u2[~(disc > 0)].flat[0]:g}: a disc without light', hint='keep u1/3 + u2/6 below 1')
     return np.stack([1 - u1 - u2, u1 + 2*u2, -u2], -1)/disc[..., None]
 
-# %% ../../nbs/15_physics/10_transit.ipynb #5ef59b5a
-@njit(cache=True)
+# %% ../../nbs/15_physics/10_transit.ipynb #b40d789c
+@jit(quadratic_fill_numpy, cache=True)
 def _quadratic_fill(z, k, weights, out):
     for i in range(z.size):
         for j in range(out.shape[1]):
@@ -220,8 +221,8 @@ def quadratic_flux(
     _quadratic_fill(z, k, weights, out)
     return out.reshape((z.size, *shape))
 
-# %% ../../nbs/15_physics/10_transit.ipynb #bf0921a2
-@njit(cache=True)
+# %% ../../nbs/15_physics/10_transit.ipynb #f1b2392a
+@jit(quadratic_grad_fill_numpy, cache=True)
 def _quadratic_grad_fill(z, k, weights, norm, out, by_k, by_z, by_u1, by_u2):
     for i in range(z.size):
         for j in range(out.shape[1]):
@@ -250,7 +251,7 @@ def quadratic_flux_grad(
     _quadratic_grad_fill(z, k, weights, norm.reshape(-1), *fields)
     return tuple(fields.reshape((5, z.size, *shape)))
 
-# %% ../../nbs/15_physics/10_transit.ipynb #d63ba0e0
+# %% ../../nbs/15_physics/10_transit.ipynb #00f0f67b
 def transit_flux(
     time_h:np.ndarray, # (time,) h
     t0_h:float,        # mid-transit, h
@@ -264,7 +265,7 @@ def transit_flux(
     "Relative flux against time for a circular orbit and quadratic limb darkening."
     return quadratic_flux(projected_distance(time_h, t0_h, period_d, a_rs, inc_deg), rp_rs, u1, u2)
 
-# %% ../../nbs/15_physics/10_transit.ipynb #12b73165
+# %% ../../nbs/15_physics/10_transit.ipynb #3778b458
 TERMS = {'linear': 1, 'quadratic': 2, 'power2': 2, 'claret4': 4}
 
 def law_powers(
@@ -284,14 +285,14 @@ def law_powers(
     weights = np.stack(weights, -1)
     return np.stack([np.broadcast_to(np.asarray(p, float), weights.shape[:-1]) for p in powers], -1), weights
 
-# %% ../../nbs/15_physics/10_transit.ipynb #d52ce9b0
+# %% ../../nbs/15_physics/10_transit.ipynb #0244571d
 def _rim_nodes(n:int)->tuple:
     "cos^2, sin^2 of the rim angle and weights of an n-point rule, denser towards the limb."
     x, w = np.polynomial.legendre.leggauss(n)
     t = (x + 1)/2
     return np.sin(np.pi/2*t**2)**2, np.cos(np.pi/2*t**2)**2, w*np.pi/2*t
 
-@njit(cache=True)
+@jit(cache=True)
 def _rim_difference(z, k, p, w, cos2, sin2, node_w):
     "Sum over terms of w/(p + 2) times the rim integral of (mu^3 - mu^(p+2))/rho^2; the rule of the text."
     s, zk = (1 + k - z)*(1 - k + z), z*k
@@ -317,8 +318,8 @@ def _rim_difference(z, k, p, w, cos2, sin2, node_w):
         total += node_w[i]*jacobian*value*(k*k - zk + 2*zk*sine)
     return total
 
-# %% ../../nbs/15_physics/10_transit.ipynb #948c1470
-@njit(cache=True)
+# %% ../../nbs/15_physics/10_transit.ipynb #9969d445
+@jit(law_fill_numpy, cache=True)
 def _law_fill(z, k, powers, weights, cos2, sin2, node_w, out):
     for i in range(z.size):
         for j in range(out.shape[1]):

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SELFTEST', 'Check', 'run_check', 'check_resources', 'check_schemas', 'check_settings', 'check_version',
            'run_notebooks', 'check_notebooks', 'check_registries', 'check_submission', 'check_records', 'check_fit',
-           'check_doctor', 'selftest', 'package_rows', 'machine_rows', 'tool_rows', 'torch_rows', 'doctor',
-           'doctor_lines']
+           'check_doctor', 'selftest', 'package_rows', 'cache_row', 'machine_rows', 'tool_rows', 'accelerator_rows',
+           'torch_rows', 'doctor', 'doctor_lines']
 
-# %% ../../nbs/90_pipeline/75_checks.ipynb #d65a044d
+# %% ../../nbs/90_pipeline/75_checks.ipynb #f231bf0b
 import importlib.metadata
 import importlib.util
 import json
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
+from ..core.accelerators import INSTEAD, missing, tell_missing, why_not
 from ..core.determinism import rng_for, started_with
 from ..core.errors import SpectraMindError
 from ..core.paths import project_root, resource_dir
@@ -197,7 +198,7 @@ def selftest(
     looks = SELFTEST | ({'fit': check_fit, 'doctor': check_doctor} if deep else {})
     return [run_check(name, look) for name, look in looks.items()]
 
-# %% ../../nbs/90_pipeline/75_checks.ipynb #238be7e1
+# %% ../../nbs/90_pipeline/75_checks.ipynb #7bdb2e90
 def _row(name:str, ok:bool, detail:str, needed:bool=False)->dict: return dict(name=name, ok=bool(ok), needed=needed, detail=detail)
 
 def package_rows()->list: # one row for what every run needs, one for each extra
@@ -210,7 +211,7 @@ def package_rows()->list: # one row for what every run needs, one for each extra
         wanted.setdefault(extra, []).append(need)
     for extra, needs in sorted(wanted.items()):
         found = [(need, installed(need.name)) for need in needs]
-        faults = [f'{need.name} is missing' for need, version in found if version is None]
+        faults = [f'{need.name} is missing' for need, version in found if version is None and need.name not in INSTEAD]
         faults += [f'{need.name} {version}, wanted {need.specifier}' for need, version in found
                    if version and not need.specifier.contains(version, prereleases=True)]
         name = f'packages [{extra}]' if extra else 'packages'
@@ -223,6 +224,16 @@ def _available_mb()->int|None:
     except OSError: return None
     return int(lines['MemAvailable'].split()[0]) >> 10 if 'MemAvailable' in lines else None
 
+def cache_row(
+    kernel, # one that is compiled, or its twin in numpy
+)->dict:
+    "Whether compiled kernels can be kept."
+    if not hasattr(kernel, 'stats'): return _row('kernel cache', True, 'no kernels to keep: numba is ' + (why_not('numba') or 'not in use'))
+    cache = Path(kernel.stats.cache_path)
+    kept = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+    writable = os.access(kept, os.W_OK)
+    return _row('kernel cache', writable, 'kernels are kept' if writable else 'not writable: every process compiles anew; set NUMBA_CACHE_DIR')
+
 def machine_rows(
     work:str|Path='.', # where runs would write
 )->list:
@@ -232,16 +243,14 @@ def machine_rows(
     free_gb, memory = shutil.disk_usage(work).free/1e9, _available_mb()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     blas = sorted({f'{pool["internal_api"]} {pool["num_threads"]}' for pool in threadpool_info() if pool['user_api'] == 'blas'})
-    cache = Path(occulted.stats.cache_path)
-    kept = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
-    writable, salt = os.access(kept, os.W_OK), started_with('PYTHONHASHSEED') or 'not set'
+    salt = started_with('PYTHONHASHSEED') or 'not set'
     told = '' if salt.isdigit() else ': sets of text have another order in each process; no product depends on it'
     return [_row('python', sys.version_info >= (3, 11), sys.version.split()[0], needed=True),
             _row('disk', free_gb > 2, f'{free_gb:.0f} GB free'),
             _row('memory', memory is None or memory > 4096, 'not told by the system' if memory is None else f'{memory/1024:.1f} GB available'),
             _row('cores', True, f'{cores} of {os.cpu_count()} may be used'),
             _row('linear algebra', bool(blas), f'threads: {", ".join(blas) or "no library found"} (a run sets 1 unless env.determinism=off)'),
-            _row('kernel cache', writable, 'kernels are kept' if writable else 'not writable: every process compiles anew; set NUMBA_CACHE_DIR'),
+            cache_row(occulted),
             _row('PYTHONHASHSEED', True, salt + told)]
 
 def tool_rows()->list:
@@ -262,6 +271,12 @@ def tool_rows()->list:
     rows.append(_row('papermill', papermill is not None, papermill or 'not installed: --engine direct is left'))
     return [*rows, _row('jupyter kernel', kernel, why)]
 
+def accelerator_rows()->list:
+    "What only makes things faster, and what takes its place where it is missing."
+    gone = {entry['name']: entry for entry in missing()}
+    useful = INSTEAD if installed('torch') else ('numba',)
+    return [_row(name, name not in gone, tell_missing(gone[name]).partition(': ')[2] if name in gone else 'in use') for name in useful]
+
 def torch_rows(
     cuda:bool, # a graphics card is wanted
 )->list:
@@ -269,20 +284,19 @@ def torch_rows(
     if installed('torch') is None: return [_row('torch', not cuda, 'not installed: model=physics_only is left', needed=cuda)]
     import torch
     there = torch.cuda.is_available()
-    device, scan = torch.cuda.get_device_name() if there else 'none', installed('mamba-ssm')
+    device = torch.cuda.get_device_name() if there else 'none'
     half = there and torch.cuda.is_bf16_supported()
     return [_row('torch', True, f'{torch.__version__}, {torch.get_num_threads()} threads'),
             _row('cuda', there or not cuda, f'CUDA {torch.version.cuda or "not built in"}, device: {device}', needed=cuda),
-            _row('bf16', half or not there, 'on the device' if half else 'no device with it: train.amp=off'),
-            _row('mamba_ssm', scan is not None or not there, scan or 'not installed: the package scans by itself')]
+            _row('bf16', half or not there, 'on the device' if half else 'no device with it: train.amp=off')]
 
-# %% ../../nbs/90_pipeline/75_checks.ipynb #36f231d1
+# %% ../../nbs/90_pipeline/75_checks.ipynb #955a1292
 def doctor(
     cuda:bool=False,   # also what a graphics card is needed for
     work:str|Path='.', # where runs would write
 )->dict:               # as in schemas/doctor.schema.json
     "Is this machine fit for it: environment, checks, and the parity of kernels."
-    checks = [row for look in (package_rows, lambda: machine_rows(work), tool_rows, lambda: torch_rows(cuda)) for row in look()]
+    checks = [row for look in (package_rows, lambda: machine_rows(work), tool_rows, accelerator_rows, lambda: torch_rows(cuda)) for row in look()]
     rows = parity(cuda)
     ok = all(row['ok'] for row in rows) and all(row['ok'] for row in checks if row['needed'])
     device = 'cuda' if any(row['device'] == 'cuda' for row in rows) else 'cpu'

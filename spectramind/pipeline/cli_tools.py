@@ -96,10 +96,17 @@ def sweep_runs(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG,
     for path in gone: typer.echo(str(path))
     typer.echo(f'{len(gone)} folders {"would be" if dry_run else "were"} removed')
 
-# %% ../../nbs/90_pipeline/62_cli_tools.ipynb #e29d477b
+# %% ../../nbs/90_pipeline/62_cli_tools.ipynb #d35956e3
 @app.command()
-def selftest(deep:Annotated[bool, typer.Option('--deep', help='Also fit a simulated planet, and ask the doctor.')]=False):
+def selftest(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG,
+             deep:Annotated[bool, typer.Option('--deep', help='Also fit a simulated planet, and ask the doctor; with --acceptance: do again what takes minutes.')]=False,
+             accept:Annotated[bool, typer.Option('--acceptance', help='What the project has promised, a line each, on the run below paths.work; code 6 when one does not hold.')]=False):
     "Is the program itself in order: schemas, settings, registries; code 6 when not."
+    if accept:
+        from spectramind.pipeline.acceptance import acceptance, require_acceptance
+        from spectramind.pipeline.config import load_config
+        return typer.echo(require_acceptance(acceptance(load_config(overrides or (), config_name).paths.work, deep=deep, tell=typer.echo)))
+    if overrides: raise UsageError(f'selftest: found {overrides[0]!r:.80}, wanted settings with --acceptance only', hint='the program is looked at, not a run')
     from spectramind.pipeline.checks import selftest as check
     found = check(deep)
     for c in found: typer.echo(f'{"ok  " if c.ok else "FAIL"} {c.name}: {c.detail}')

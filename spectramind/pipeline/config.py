@@ -6,11 +6,12 @@
 __all__ = ['ALIASES', 'SWEEPS', 'refuse_resolvers', 'canonical_key', 'default_groups', 'normalise_override', 'load_config',
            'read_yaml', 'config_hash', 'config_yaml', 'flat', 'differences', 'compose_params', 'groups_of', 'lint']
 
-# %% ../../nbs/90_pipeline/10_config.ipynb #b27e2e57
+# %% ../../nbs/90_pipeline/10_config.ipynb #51d35c97
 import re
 from dataclasses import asdict
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -59,7 +60,7 @@ def default_groups(
         else: found += [key.split()[-1] for key in item]
     return found
 
-# %% ../../nbs/90_pipeline/10_config.ipynb #069544e5
+# %% ../../nbs/90_pipeline/10_config.ipynb #9335cc4b
 def normalise_override(
     text:str,          # one override as written
     groups:list[str],  # groups in the defaults list
@@ -68,8 +69,9 @@ def normalise_override(
     "Check and translate one override; raises `ConfigError`."
     key, equals, value = text.partition('=')
     key = canonical_key(key.strip().lstrip('+'))
-    if not equals or not re.fullmatch(r'[A-Za-z_][\w./-]*', key):
+    if not equals or not re.fullmatch(r'[A-Za-z_][\w./-]{0,199}', key, re.ASCII):
         raise ConfigError(f'override: found {text!r:.120}, wanted key=value or group=member', hint='for example calib.steps.hot=true or data=kaggle')
+    if key.split('.')[0] == 'hydra': raise ConfigError(f'override: found {text!r:.120}, wanted a setting of this program', hint='nothing of Hydra itself can be set here')
     if _RESOLVER.search(value): raise ConfigError(f'override {key}: found a resolver in {value!r:.120}, wanted a plain value', hint='write the value itself; ${section.key} may refer to other settings')
     if key == 'search': raise ConfigError(f'override: found {text}, wanted settings of one run', hint=f'`spectramind train --multirun {text}` and `spectramind ablate run {text}` run many')
     folder = configs/key
@@ -80,7 +82,7 @@ def normalise_override(
         raise ConfigError(f'{key}={value}: found no such choice, wanted one of {", ".join(members)}', hint=f'did you mean {key}={near}?' if near else None)
     return f'{"" if key in groups else "+"}{key}={value}'
 
-# %% ../../nbs/90_pipeline/10_config.ipynb #6e32f98b
+# %% ../../nbs/90_pipeline/10_config.ipynb #1c4c6c2a
 def _composed(
     overrides:list, # as written
     name:str,       # the entry file
@@ -97,9 +99,9 @@ def _composed(
         with initialize_config_dir(str(configs), version_base='1.3'): composed = compose(name, overrides=lines)
         refuse_resolvers(OmegaConf.to_container(composed, resolve=False, throw_on_missing=False), 'settings')
         return OmegaConf.to_container(composed, resolve=True, throw_on_missing=False)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
         text = ' '.join(line.strip() for line in str(error).splitlines()[:3] if line.strip())
-        raise ConfigError(f'configuration: {text}', hint='put quotes around a value with spaces, commas or brackets') from None
+        raise ConfigError(f'configuration: {text[:400]}', hint='put quotes around a value with spaces, commas or brackets') from None
 
 def load_config(
     overrides:tuple|list=(),     # key=value, group=member, +group=member; config_name=NAME is the entry file
@@ -113,7 +115,16 @@ def load_config(
     values = _from_snapshot(overrides, Path(name), configs) if name.endswith(('.yaml', '.yml')) else _composed(overrides, name, configs)
     return build(Config, values, known=addresses_of(Config))
 
-# %% ../../nbs/90_pipeline/10_config.ipynb #e49d05d0
+# %% ../../nbs/90_pipeline/10_config.ipynb #0f11bfb0
+def _plain(
+    token:object, # of the YAML scanner
+    path:Path,    # for the message
+)->None:
+    "Refuse anchors, aliases and tags: the first two let ten lines stand for a billion, the third names objects to be made."
+    if not isinstance(token, (yaml.AnchorToken, yaml.AliasToken, yaml.TagToken)): return
+    kind = type(token).__name__.removesuffix('Token').lower()
+    raise ConfigError(f'{path}: found a YAML {kind} in line {token.start_mark.line + 1}, wanted plain YAML', hint='write the value itself')
+
 def read_yaml(
     path:Path,
 )->dict:      # its mapping
@@ -122,6 +133,7 @@ def read_yaml(
     except OSError as error: raise ConfigError(f'{path}: found no file that can be read ({error.strerror}), wanted YAML with settings') from None
     except UnicodeDecodeError: raise ConfigError(f'{path}: found a file that is no text, wanted YAML with settings') from None
     try:
+        for token in yaml.scan(text, Loader=yaml.SafeLoader): _plain(token, path)
         values = OmegaConf.create(text) if text.strip() else OmegaConf.create({})
         refuse_resolvers(OmegaConf.to_container(values, resolve=False), str(path))
         values = OmegaConf.to_container(values, resolve=True)

@@ -6,7 +6,7 @@
 __all__ = ['PACKAGES', 'VARIABLES', 'git_state', 'code_version', 'installed', 'torch_on_disk', 'torch_state', 'packages',
            'memory_mb', 'environment']
 
-# %% ../../nbs/90_pipeline/12_environment.ipynb #65ea2cd7
+# %% ../../nbs/90_pipeline/12_environment.ipynb #15fa7cae
 import functools
 import importlib.metadata
 import importlib.util
@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from .. import __version__
+from ..core.accelerators import missing
 from ..core.logs import redact
 from ..core.paths import project_root
 from ..core.provenance import code_hash
@@ -72,12 +73,12 @@ def torch_state()->dict|None: # None when torch is not installed
                 cudnn_benchmark=b.cudnn.benchmark, matmul_tf32=b.cuda.matmul.allow_tf32, cudnn_tf32=b.cudnn.allow_tf32,
                 deterministic_algorithms=torch.are_deterministic_algorithms_enabled())
 
-# %% ../../nbs/90_pipeline/12_environment.ipynb #fdea04c4
+# %% ../../nbs/90_pipeline/12_environment.ipynb #ec943ec8
 PACKAGES = ('numpy', 'scipy', 'polars', 'numba', 'llvmlite', 'hydra-core', 'omegaconf', 'typer', 'rich', 'jsonschema', 'plotly', 'threadpoolctl',
             'astropy', 'xarray', 'torch', 'torch-geometric', 'lightning', 'safetensors', 'mamba-ssm', 'distributed', 'dask', 'papermill', 'nbconvert',
             'nbclient', 'ipykernel', 'psutil', 'nvidia-ml-py')
 VARIABLES = ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS', 'POLARS_MAX_THREADS', 'NUMBA_THREADING_LAYER',
-             'NUMBA_DISABLE_JIT', 'PYTHONHASHSEED', 'CUBLAS_WORKSPACE_CONFIG', 'CUDA_VISIBLE_DEVICES', 'SPECTRAMIND_QUIET',
+             'NUMBA_DISABLE_JIT', 'PYTHONHASHSEED', 'CUBLAS_WORKSPACE_CONFIG', 'CUDA_VISIBLE_DEVICES', 'SPECTRAMIND_QUIET', 'SPECTRAMIND_WITHOUT',
              'KAGGLE_KERNEL_RUN_TYPE', 'SLURM_JOB_ID', 'CI') # all that is ever read of the environment
 
 @functools.lru_cache(maxsize=1)
@@ -96,7 +97,7 @@ def environment()->dict: # JSON-able
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     what = dict(spectramind=__version__, python=platform.python_version(), implementation=platform.python_implementation(),
                 system=platform.system(), machine=platform.machine(), packages=packages(), code_sha256=code_hash())
-    where = dict(platform=platform.platform(), cpu_count=os.cpu_count(), cores=cores, memory_mb=memory_mb(), git=git_state(), torch=torch,
+    where = dict(platform=platform.platform(), cpu_count=os.cpu_count(), cores=cores, memory_mb=memory_mb(), git=git_state(), torch=torch, accelerators=missing(),
                  variables={name: redact(os.environ[name]) for name in VARIABLES if name in os.environ},
                  dvc=installed('dvc') or ('installed' if shutil.which('dvc') else 'unavailable'))
     return what | where | dict(fingerprint=sha256_json(what | dict(cuda=torch and torch['cuda'])))

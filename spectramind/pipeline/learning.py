@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LEAST', 'network_config', 'train_config', 'symbolic_pack', 'Penalty', 'shape_spread', 'supervised_phase',
            'fitted_visits', 'look', 'look_at_all', 'one_thread', 'Trained', 'examples_of', 'fold_of', 'check_learning',
-           'labelled', 'stands', 'train', 'ensemble_folder', 'apply_ensemble', 'refine', 'predict']
+           'check_checkpoint', 'labelled', 'stands', 'train', 'ensemble_folder', 'apply_ensemble', 'refine', 'predict']
 
 # %% ../../nbs/90_pipeline/52_learning.ipynb #930c6b63
 import shutil
@@ -238,7 +238,7 @@ def _best(folder:Path)->str:
     for name in ('model.safetensors', 'model.json'): write_bytes(folder/name, (folder/'members'/best/name).read_bytes())
     return best
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #041607a2
+# %% ../../nbs/90_pipeline/52_learning.ipynb #6b525cf3
 def examples_of(
     config:Config, posteriors:list, looks:dict,
     labels:dict,      # planet id -> (283,)
@@ -270,6 +270,13 @@ def check_learning(config:Config)->None:
         raise ConfigError(f'train.amp: found {config.train.amp} with env.determinism=strict, wanted off: half precision is not the same everywhere', hint='train.amp=off, or env.determinism=standard')
     if config.loss.gll.quantile and config.model.network.heads.sigma != 'quantiles':
         raise ConfigError('loss.gll.quantile: found a weight for a network without quantiles, wanted 0', hint='model.network.heads.sigma=quantiles')
+
+def check_checkpoint(config:Config)->None:
+    "Read the ensemble that is to be applied, and the calibration beside it, once before hours of work; raises `DataError` and `SchemaError`."
+    folder = stages.checkpoint_of(config)
+    if folder is None or not (folder/'members'/'ensemble.json').is_file(): return
+    read_ensemble(folder/'members')
+    read_calibration(folder.parent/'calibration', None, config.uncertainty)
 
 def labelled(
     config:Config, skip:set=frozenset(),

@@ -183,7 +183,7 @@ def read_product(
     if sha256_file(product) != record['sha256']: raise DataError(product, 'bytes other than those recorded', 'the product as it was written', hint=todo)
     return read_npz(product), record['sha256']
 
-# %% ../../nbs/90_pipeline/30_products.ipynb #f98a31ee
+# %% ../../nbs/90_pipeline/30_products.ipynb #783a0329
 def write_predictions(
     folder:Path,      # artifacts/predictions
     spectra:Spectra,
@@ -195,6 +195,18 @@ def write_predictions(
         write_csv_rows(Path(folder)/f'{name}.csv', ['planet_id', *(f'{name}_{k}' for k in range(spectra.mu.shape[1]))], rows)
     write_csv_rows(Path(folder)/'origin.csv', ['planet_id', 'origin'], zip(ids, spectra.origin))
 
+def _cells(
+    path:Path, header:list, rows:list, # as read
+)->np.ndarray:     # (planet, bin)
+    "Every cell but the ids as a number; raises `SchemaError` naming the first that is none."
+    try: return np.array([[float(x) for x in row[1:]] for row in rows])
+    except ValueError:
+        for i, row in enumerate(rows):
+            for column, text in zip(header[1:], row[1:]):
+                try: float(text)
+                except ValueError: raise SchemaError(f'{path}: found {text!r:.40}, which is no number, in row {i + 1}, column {column:.40}, wanted one') from None
+        raise
+
 def read_predictions(
     folder:Path,      # artifacts/predictions, or the file of depths, whatever its name
     sigma:Path|None=None, # the file of error bars; sigma.csv beside the depths when None
@@ -205,8 +217,7 @@ def read_predictions(
     for name, path in files.items():
         header, rows = read_csv_rows(path)
         if header[:1] != ['planet_id'] or not rows: raise SchemaError(f'{path}: found columns {", ".join(header[:4])} and {len(rows)} rows, wanted planet_id, {name}_0, {name}_1 ...')
-        try: tables[name] = [parse_planet_id(row[0]) for row in rows], np.array([[float(x) for x in row[1:]] for row in rows])
-        except ValueError as error: raise SchemaError(f'{path}: found a cell that is no number ({error})') from None
+        tables[name] = [parse_planet_id(row[0]) for row in rows], _cells(path, header, rows)
     (ids, mu), (others, sigma) = tables['mu'], tables['sigma']
     if ids != others or mu.shape != sigma.shape: raise SchemaError(f'{folder}: found mu.csv and sigma.csv of different planets or bins, wanted the same rows and bins')
     for name, (_, values) in tables.items():

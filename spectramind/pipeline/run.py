@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EXTRA', 'CLOSER_S', 'learning_room', 'predict', 'learn', 'Summary', 'closer_look', 'told', 'observed_and_fitted',
-           'run']
+           'look_first', 'run']
 
 # %% ../../nbs/90_pipeline/55_run.ipynb #4cb49cf1
 import importlib.util
@@ -100,7 +100,7 @@ def closer_look(
         return error
     return None
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #85119a41
+# %% ../../nbs/90_pipeline/55_run.ipynb #5a1bee78
 def told(
     report,   # a stage's Report
     tell,     # called with a line
@@ -132,6 +132,21 @@ def observed_and_fitted(
     stages.write_bad_planets(config, reports)
     return reports
 
+def look_first(
+    config:Config, clock:Clock, tell,
+)->None:
+    "Read what every planet will need, before hours of work; where the clock is limited and something is amiss, the prior's rows are handed in before it is raised."
+    try:
+        stages.check_tables(config)
+        stages.check_prediction(config)
+        if config.model.kind == 'network': learning_room().check_checkpoint(config)
+    except SpectraMindError:
+        if clock.limited and not stages.handed_in(config):
+            try: stages.hand_in_first(config)
+            except SpectraMindError as error: tell(f'not even the rows of the prior can be handed in: {error.message}')
+            else: tell('the rows of the prior were handed in; what is wrong has to be mended for better ones')
+        raise
+
 def run(
     config:Config,
     tell=lambda line: None,   # called with lines for people
@@ -143,8 +158,7 @@ def run(
     with timed('simulate'):
         if config.data.simulated: tell(stages.simulate(config))
     sweep_work(config.paths.work, config.products)
-    stages.check_tables(config)
-    stages.check_prediction(config)
+    look_first(config, clock, tell)
     work = stages.work_ahead(config)
     if work.epochs and not work.planets and learning_room().stands(config): work = replace(work, labelled=0)   # nothing to be learnt anew
     ahead = estimate(work, own_speed(earlier_timings(config.paths.work)))

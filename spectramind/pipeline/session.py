@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from .. import __version__
 from ..core.errors import ConfigError, InternalError, SpectraMindError, exit_code_of
 
-# %% ../../nbs/90_pipeline/58_session.ipynb #45ab3d43
+# %% ../../nbs/90_pipeline/58_session.ipynb #8b7635b6
 def write_traceback(
     folder:str,          # where the log folder is
     error:BaseException,
@@ -28,14 +28,14 @@ def write_traceback(
     for place in (os.path.join(folder, 'logs'), tempfile.gettempdir()):
         try:
             os.makedirs(place, exist_ok=True)
-            with open(os.path.join(place, name), 'w', encoding='utf-8') as stream:
+            with open(os.path.join(place, name), 'w', encoding='utf-8', errors='backslashreplace') as stream:
                 stream.write(redact(f'spectramind {__version__}\n{" ".join(sys.argv)}\n\n' + ''.join(traceback.format_exception(error))))
             return os.path.join(place, name)
         except OSError: continue
     return '(it could not be written anywhere)'
 
-# %% ../../nbs/90_pipeline/58_session.ipynb #8ef676e7
-STORAGE = frozenset(getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'EFBIG', 'ENOTDIR', 'EISDIR') if hasattr(errno, name)) # not our bugs
+# %% ../../nbs/90_pipeline/58_session.ipynb #25c836d6
+STORAGE = frozenset(getattr(errno, name) for name in ('ENOSPC', 'EDQUOT', 'EROFS', 'EACCES', 'EPERM', 'EFBIG', 'ENOTDIR', 'EISDIR', 'ENAMETOOLONG', 'ELOOP') if hasattr(errno, name)) # not our bugs
 
 def check_work(
     work:str,      # paths.work
@@ -60,9 +60,10 @@ def typed_words(
     command:str,   # the stage
     overrides:list,
 )->list[str]:
-    "The command line as it was typed, or as it would have been where a program called us."
+    "The command line as it was typed, or as it would have been where a program called us; bytes that are no text are spelt out, for the logs are text."
     typed = os.path.basename(sys.argv[0]) in ('spectramind', '__main__.py')
-    return ['spectramind', *(sys.argv[1:] if typed else [command, *overrides])]
+    words = ['spectramind', *(sys.argv[1:] if typed else [command, *overrides])]
+    return [str(word).encode('utf-8', 'backslashreplace').decode('utf-8') for word in words]
 
 @contextmanager
 def working(
@@ -71,6 +72,7 @@ def working(
     "The frame in which a command works."
     import logging
     from spectramind.core.determinism import set_determinism, single_threaded_blas
+    from spectramind.core.accelerators import missing, tell_missing
     from spectramind.core.logs import close_logging, setup_logging
     from spectramind.pipeline.products import sweep_work
     work = config.paths.work
@@ -80,6 +82,7 @@ def working(
         with ExitStack() as stack:
             stack.callback(sweep_work, work, config.products)      # a worker that was killed has left something, too
             log = setup_logging(work)
+            for entry in missing('numba'): log.warning('%s', tell_missing(entry))      # the other accelerators speak up where they are asked for by name
             stack.callback(close_logging)
             logging.captureWarnings(True)
             logging.getLogger('py.warnings').handlers = [h for h in log.handlers if isinstance(h, logging.FileHandler)]

@@ -7,18 +7,17 @@ __all__ = ['CODE', 'DAMAGE', 'settings_hash', 'Observe', 'Fit', 'visit_files', '
            'pending', 'stands', 'observe', 'read_curves', 'sound_visits', 'fit_sound', 'fit', 'fitted',
            'read_posterior']
 
-# %% ../../nbs/90_pipeline/40_units.ipynb #4eb4e30b
+# %% ../../nbs/90_pipeline/40_units.ipynb #0895b4f5
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from numba import get_num_threads
-
 import numpy as np
 
 from ..challenge.layout import INSTRUMENTS, Challenge, planet_dir, scan_visits, signal_path, visit_paths
 from ..challenge.planets import StarRow
+from ..core.accelerators import kernel_threads
 from ..core.determinism import single_threaded_blas
 from ..core.errors import DataError, SpectraMindError, UsageError
 from ..core.nouns import DepthPosterior, Frames
@@ -81,7 +80,7 @@ class Fit:
     @property
     def settings(self)->str: return _fit_settings(self.config, self.curves_settings)
 
-# %% ../../nbs/90_pipeline/40_units.ipynb #abfbaaa3
+# %% ../../nbs/90_pipeline/40_units.ipynb #c93de823
 def visit_files(
     root:str|Path, split:str, planet_id:int, visit:int,
 )->dict:               # name -> path
@@ -94,7 +93,7 @@ def calibrate(
     challenge:Challenge, order:Observe, visit:int,
 )->dict:               # 'FGS1', 'AIRS-CH0' -> Frames
     "Both instruments' frames of a visit, straight from the raw counts; side by side, so that one is read while the other is worked on."
-    adc, axes, coadds, threads = challenge.adc, challenge.axes, challenge.coadds, get_num_threads()
+    adc, axes, coadds, threads = challenge.adc, challenge.axes, challenge.coadds, kernel_threads()
     def one(name):
         columns = INSTRUMENTS[name].pixels()
         maps = challenge.calibration(order.split, order.planet_id, name, visit, allow_nan=order.steps.nan)

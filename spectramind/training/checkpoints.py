@@ -6,9 +6,10 @@
 __all__ = ['document_digest', 'write_checkpoint', 'read_checkpoint', 'plain_state', 'packed_weights', 'write_weights',
            'read_weights', 'load_weights', 'load_state']
 
-# %% ../../nbs/70_training/15_checkpoints.ipynb #041c59b7
+# %% ../../nbs/70_training/15_checkpoints.ipynb #a0767a15
 import hashlib
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from safetensors.torch import load as load_safetensors, save as save_safetensors
 from ..core.errors import DataError
 from ..core.store import atomic_write, read_json, write_bytes, write_json
 
-# %% ../../nbs/70_training/15_checkpoints.ipynb #348454af
+# %% ../../nbs/70_training/15_checkpoints.ipynb #c51dc9f7
 def _feed(
     value:object, # tensors, dicts, lists, plain values
     digest,       # a hashlib object
@@ -63,7 +64,10 @@ def read_checkpoint(
     "Read a checkpoint without executing anything; raises `DataError` when it is missing, damaged or changed."
     if not Path(path).is_file(): raise DataError(path, 'no file', 'a checkpoint')
     hint = 'delete it and train again, or put back an earlier copy'
-    try: document = torch.load(path, map_location='cpu', weights_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')            # what torch remarks about a pickle of somebody else's; it is refused below
+            document = torch.load(path, map_location='cpu', weights_only=True)
     except _DAMAGE as error:
         found = f'a damaged checkpoint ({" ".join(str(error).split())[:120]})'
         raise DataError(path, found, 'what write_checkpoint writes', hint=hint) from None

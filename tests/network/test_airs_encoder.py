@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from spectramind.challenge.wavelength import default_wavelengths
+from spectramind.core.accelerators import fall_back
 from spectramind.core.errors import ConfigError, UsageError
+from spectramind.core.logs import get_logger
 from spectramind.network import airs_encoder
 from spectramind.network.airs_encoder import EdgeTables, build_airs_encoder, build_conv, choose_backend, gatv2_ref, pyg_messages
 from spectramind.network.wavelength_graph import EDGE_KINDS, MOLECULE_WINDOWS_UM, build_graph, molecule_membership
@@ -154,11 +156,13 @@ def test_gradients_of_dense_by_differences():
     assert torch.autograd.gradcheck(lambda x: conv(x, edges, valid)[0], (x,))
 
 
-def test_auto_and_the_missing_package(monkeypatch):
+def test_auto_and_the_missing_package(monkeypatch, caplog):
     assert choose_backend('auto') == 'dense' and choose_backend('pyg') == 'pyg'
-    monkeypatch.setattr(airs_encoder, 'find_spec', lambda name: None)
-    assert choose_backend('auto') == 'dense'
-    with pytest.raises(ConfigError, match='torch_geometric'): build_airs_encoder('gat', 5, 16, 2, backend='pyg')
+    monkeypatch.setenv('SPECTRAMIND_WITHOUT', 'torch-geometric')
+    fall_back.cache_clear()
+    monkeypatch.setattr(get_logger(), 'propagate', True)
+    with caplog.at_level('WARNING', logger='spectramind'): encoder = build_airs_encoder('gat', 5, 16, 2, backend='pyg')
+    assert choose_backend('auto') == encoder.backend == 'dense' and 'dense is used instead' in caplog.text
 
 
 def test_batches_are_kept_and_forgotten():

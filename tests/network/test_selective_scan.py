@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from spectramind.core.accelerators import fall_back
 from spectramind.core.errors import ConfigError, UsageError
+from spectramind.core.logs import get_logger
 from spectramind.network import selective_scan as room
 from spectramind.network.scan_kernels import exp32, selective_scan_ref
 from spectramind.network.selective_scan import (MambaBlock, choose_backend, cuda_scan, parity_report, scan_difference, scan_example,
@@ -238,15 +240,21 @@ def test_what_the_cuda_kernel_is_given(fake_kernels, monkeypatch):
     assert fake_kernels == [dict(softplus=True, contiguous=True, dtypes={torch.float32})]
 
 
-def test_backends(monkeypatch):
+def test_backends(monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, 'mamba_ssm', None)    # as if it were not installed
     cuda_scan.cache_clear()
     try:
         assert [choose_backend('auto', d) for d in ('cpu', 'cuda', 'mps')] == ['numba', 'torch', 'torch']
         assert choose_backend('torch', 'cpu') == 'torch' and choose_backend('auto', 'cpu', traced=True) == 'torch'
-        for backend, device, words in (('triton', 'cpu', 'wanted one of auto'), ('numba', 'cuda', 'wanted cpu'),
-                                       ('mamba_ssm', 'cpu', 'wanted cuda'), ('mamba_ssm', 'cuda', 'cannot be imported')):
-            with pytest.raises(ConfigError, match=words): choose_backend(backend, device)
+        with pytest.raises(ConfigError, match='wanted one of auto'): choose_backend('triton', 'cpu')
+        fall_back.cache_clear()
+        caplog.clear()
+        monkeypatch.setattr(get_logger(), 'propagate', True)
+        with caplog.at_level('WARNING', logger='spectramind'):
+            for _ in range(2):
+                assert [choose_backend(*wanted) for wanted in (('numba', 'cuda'), ('mamba_ssm', 'cpu'), ('mamba_ssm', 'cuda'))] == ['torch', 'numba', 'torch']
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == 3 and 'wanted cpu' in said[0] and 'wanted cuda; numba is used instead' in said[1] and 'cannot be imported; torch' in said[2]
     finally: cuda_scan.cache_clear()
 
 

@@ -174,4 +174,5 @@ def test_little_room_is_noted_and_no_card_is_a_complaint_if_one_is_wanted(monkey
 
 def test_without_torch_the_other_kernels_are_compared(monkeypatch):
     monkeypatch.setattr(P, "installed", lambda name: None)
-    assert {row["name"] for row in P.parity()} == {"detector frames", "detector variance", "detector, one and two threads", "weighted sums", "running mean", "bins", "transit flux"}
+    assert {row["name"] for row in P.parity()} == {"detector frames", "detector variance", "detector, one and two threads", "weighted sums", "running mean", "bins", "transit flux",
+                                                "numpy twin, detector", "numpy twin, transit and slopes", "numpy twin, weighted sums"}

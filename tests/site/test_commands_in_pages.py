@@ -23,6 +23,8 @@ ELSEWHERE = {
     "spectramind calibrate-corel": ("docs/commands.md", "| `spectramind calibrate-corel +model=v50_fast"),
     "spectramind ablate show": ("tests/pipeline/test_ablation.py", '["ablate", "show"'),
     "spectramind ablate run": ("docs/commands.md", "| `spectramind ablate run model=v50_fast,physics_only"),
+    "spectramind kaggle build": ("tests/pipeline/test_kaggle_build.py", "build("),                             # wheels, a box and minutes
+    "spectramind kaggle rehearse": ("tests/pipeline/test_kaggle_rehearsal.py", "rehearse("),
     "spectramind config lint": ("tests/pipeline/test_config.py", "lint"),
 }
 QUICK = ["model=physics_only", "executor=serial", "diag=light", "diag.inject.enabled=false"]   # where nothing else is said
