@@ -160,7 +160,7 @@ def judge(parts: list) -> list:
             elif not licences.allowed(licence, exchangeable=True): faults.append(f"{part.name} {part.version} carries {file}: {licence} is not allowed")
         for name, version, licence in part.inner:
             if licence is None: faults.append(f"{part.name} {part.version} contains {name} {version}: no licence known")
-            elif not licences.allowed(licence): faults.append(f"{part.name} {part.version} contains {name} {version}: {licence} is not allowed")
+            elif not licences.allowed(licence, exchangeable=licences.carried_licence(name) is not None): faults.append(f"{part.name} {part.version} contains {name} {version}: {licence} is not allowed")
     return faults
 
 
@@ -211,7 +211,7 @@ def cyclonedx_text(parts: list, settings: configparser.SectionProxy, when: datet
 def spdx_text(parts: list, settings: configparser.SectionProxy, when: datetime) -> str:
     "SPDX 2.3 as JSON."
     from spdx_tools.spdx.jsonschema.document_converter import DocumentConverter
-    from spdx_tools.spdx.model import (Actor, ActorType, Checksum, ChecksumAlgorithm, CreationInfo, Document, ExternalPackageRef, ExternalPackageRefCategory, Package, PackagePurpose,
+    from spdx_tools.spdx.model import (Actor, ActorType, Checksum, ChecksumAlgorithm, CreationInfo, Document, ExternalPackageRef, ExternalPackageRefCategory, ExtractedLicensingInfo, Package, PackagePurpose,
                                        Relationship, RelationshipType, SpdxNoAssertion)
     def name_of(text): return "SPDXRef-" + re.sub(r"[^A-Za-z0-9.-]", "-", text)
     def sums(values): return [Checksum(ChecksumAlgorithm.SHA256, value) for value in values]
@@ -239,7 +239,9 @@ def spdx_text(parts: list, settings: configparser.SectionProxy, when: datetime) 
     digest = hashlib.sha256(repr([(p.name, p.version, p.sets, p.licence, p.hashes, p.carried, p.needs) for p in parts] + [settings["version"], when, where_made()]).encode()).hexdigest()
     about = CreationInfo("SPDX-2.3", "SPDXRef-DOCUMENT", f"{settings['lib_name']}-{settings['version']}", f"{settings['git_url']}/sbom/{digest}", [Actor(ActorType.TOOL, "spectramind-scripts-sbom")],
                          when.replace(tzinfo=None), creator_comment=f"made with {where_made()}")
-    return json.dumps(DocumentConverter().convert(Document(about, packages=packages, relationships=ties)), indent=1, ensure_ascii=False) + "\n"
+    own_terms = sorted({word for part in parts for word in re.findall(r"LicenseRef-[\w.-]+", part.licence or "")})
+    terms = [ExtractedLicensingInfo(word, "The terms are in the distribution itself.", word.removeprefix("LicenseRef-")) for word in own_terms]
+    return json.dumps(DocumentConverter().convert(Document(about, packages=packages, relationships=ties, extracted_licensing_info=terms)), indent=1, ensure_ascii=False) + "\n"
 
 
 def faults_of(cdx: str, spdx: str) -> list:

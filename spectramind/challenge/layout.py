@@ -318,7 +318,7 @@ def iter_signal_blocks(
     path, chosen = signal_path(root, split, planet_id, instrument, visit), instrument_of(instrument)
     return iter_columns(path, axes.n_frames(instrument), chosen.n_pixels, np.uint16, columns, block_bytes)
 
-# %% ../../nbs/10_challenge/40_layout.ipynb #a22becf0
+# %% ../../nbs/10_challenge/40_layout.ipynb #afd068ac
 @dataclass(frozen=True, eq=False)
 class Challenge:
     "A challenge tree, read in place and only when asked."
@@ -341,6 +341,7 @@ class Challenge:
         for split in there:
             try: found = scan_stars(self.root, split)
             except DataError as error: tables.append(error)
+            except UsageError as error: tables.append(DataError(self.root/f'{split}_star_info.csv', f'a table that is not in the tree ({error.message})', 'a file of the tree itself'))
             else: stars, faults = stars | found[0], faults | found[1]
         if not there: raise DataError(self.root, 'no star table', 'train_star_info.csv or test_star_info.csv')
         return stars, faults, tables

@@ -15,9 +15,9 @@ import sys
 
 from .logs import get_logger
 
-# %% ../../nbs/00_core/45_accelerators.ipynb #fb245047
+# %% ../../nbs/00_core/45_accelerators.ipynb #05432ce1
 WITHOUT = 'SPECTRAMIND_WITHOUT'   # environment variable: names of accelerators that are not to be used, with commas
-INSTEAD = {'numba': 'numpy on whole arrays, several times slower', 'torch_geometric': 'dense attention with the same weights',
+INSTEAD = {'numba': 'numpy on whole arrays, two to three times slower', 'torch_geometric': 'dense attention with the same weights',
            'mamba_ssm': 'the scan written here'}
 
 def switched_off()->set: # names
@@ -82,14 +82,14 @@ def overload(
     if _numba()[0] is None: return lambda body: body
     return importlib.import_module('numba.extending').overload(function)
 
-# %% ../../nbs/00_core/45_accelerators.ipynb #6ef7d7ca
+# %% ../../nbs/00_core/45_accelerators.ipynb #63466e70
 def kernel_threads()->int: # at least 1
     "Threads that share the pixels of a block."
     numba, _ = _numba()
     if numba is not None: return numba.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    given = [os.environ[name] for name in ('NUMBA_NUM_THREADS', 'OMP_NUM_THREADS') if os.environ.get(name, '').isdigit()]
-    return max(1, min([cores, *map(int, given[:1])]))
+    given = os.environ.get('NUMBA_NUM_THREADS', '')
+    return max(1, min(cores, int(given))) if given.isdigit() else cores
 
 # %% ../../nbs/00_core/45_accelerators.ipynb #1cd8d17e
 def kernels()->str: # 'numba' or 'numpy'

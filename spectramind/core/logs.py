@@ -18,12 +18,12 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-# %% ../../nbs/00_core/50_logs.ipynb #2f8be4e2
+# %% ../../nbs/00_core/50_logs.ipynb #8cdf7712
 _KEY = (r'[\w.\-]{0,80}(?:token|secret|passw(?:or)?d|passphrase|pwd|api[_-]?key|access[_-]?key|private[_-]?key|kaggle[_-]?key|credential|authorization|cookie)'
         r'[\w.\-]{0,80}')
 _VALUE = r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|(?:(?:bearer|basic)\s+)?[^\s,;&"'})\]]+)"""
 _HIDE = [
-    (re.compile(r'(\b(?:[a-z][a-z0-9+.-]*)://)[^\s/@]+@', re.I), r'\1***@'),                                      # https://user:password@host
+    (re.compile(r'(\b(?:[a-z][a-z0-9+.-]*):/{1,2})[^\s/@]+@', re.I), r'\1***@'),                                      # https://user:password@host
     (re.compile(r'\b(bearer)\s+[A-Za-z0-9._~+/=-]{12,}', re.I), r'\1 ***'),
     (re.compile(r'\b(?:gh[pousr]_\w{16,}|github_pat_\w{16,}|hf_\w{16,}|sk-[\w-]{16,}|AKIA[A-Z0-9]{12,}|xox[abpr]-[\w-]{8,})'), '***'),
     (re.compile(r'''(["']key["']\s*:\s*)(["'])[0-9a-f]{32}\2'''), r'\1"***"'),                                        # kaggle.json

@@ -225,7 +225,41 @@ def _halfway(box:Box, planets:int):
     folder = box.place/'kaggle'/'working'/'data'/'posterior'
     return lambda: folder.is_dir() and len(list(folder.glob('*.npz.json'))) >= max(1, planets//2)
 
-# %% ../../nbs/90_pipeline/87_kaggle_rehearsal.ipynb #6a733a3e
+# %% ../../nbs/90_pipeline/87_kaggle_rehearsal.ipynb #539759d2
+def _train(found:Rehearsal, box:Box, notebook:Path, dataset:Path, tree:Path, place:Path, planets:list, faults:int, step:dict)->None:
+    "The training kernel: all labelled planets, one public test planet."
+    public = view(tree, place/'public', planets[:1])
+    set_stage(box, dataset, public)
+    _one(found, box, 'train', notebook, planets=len(list_planets(tree, 'train')) + 1, planted={}, **step)
+    model = box.place/'kaggle'/'working'/'model'
+    n = sum(p.is_file() for p in model.rglob('*'))
+    found.checks.append(Check('train', 'a model is left', (model/'checkpoints'/'prior.json').is_file(), f'{n} files'))
+
+def _submit(found:Rehearsal, box:Box, notebook:Path, dataset:Path, tree:Path, place:Path, planets:list, faults:int, step:dict)->None:
+    "The submission kernel: commit, rerun, killed, resumed."
+    working = box.place/'kaggle'/'working'
+    set_stage(box, dataset, view(tree, place/'public', planets[:1]))
+    _one(found, box, 'commit', notebook, planets=1, planted={}, **step)
+    hidden = view(tree, place/'hidden', planets)
+    found.planted = plant(hidden, faults)
+    set_stage(box, dataset, hidden)
+    _one(found, box, 'rerun', notebook, planets=len(planets), planted=found.planted, **step)
+    first = sha256_file(working/'submission.csv') if (working/'submission.csv').is_file() else ''
+    if (working/'kaggle_report.json').is_file(): found.timings = read_json(working/'kaggle_report.json')['timings']
+    set_stage(box, dataset, hidden)
+    _one(found, box, 'killed', notebook, planets=len(planets), planted={}, stop=_halfway(box, len(planets)), **step)
+    found.checks.append(Check('killed', 'a complete submission lay there', _complete(working, hidden), 'the prior alone'))
+    set_stage(box, dataset, hidden, keep=True)
+    _one(found, box, 'resumed', notebook, planets=len(planets), planted=found.planted, **step)
+    again = sha256_file(working/'submission.csv') if (working/'submission.csv').is_file() else ''
+    found.checks.append(Check('resumed', 'the same bytes as without the kill', bool(first) and first == again, first[:12]))
+
+def _complete(working:Path, hidden:Path)->bool:
+    "Whether a valid submission of all planets is there."
+    try: return len(validate_submission(working/'submission.csv', expected_planets(hidden))[0]) > 0
+    except SpectraMindError: return False
+
+# %% ../../nbs/90_pipeline/87_kaggle_rehearsal.ipynb #b551ae31
 def rehearse(
     tree:str|Path,           # a whole challenge tree; its test planets are the hidden ones, the first of them also the public one
     built:str|Path,          # dist/kaggle
@@ -274,36 +308,3 @@ def rehearse(
         raise QualityGateError(f'kaggle rehearse: found {len(found.failed)} of {len(found.checks)} checks failed ({names}), wanted all to pass',
                                hint=f'notebooks and logs are in {keep_at}')
     return found
-
-def _train(found:Rehearsal, box:Box, notebook:Path, dataset:Path, tree:Path, place:Path, planets:list, faults:int, step:dict)->None:
-    "The training kernel: all labelled planets, one public test planet."
-    public = view(tree, place/'public', planets[:1])
-    set_stage(box, dataset, public)
-    _one(found, box, 'train', notebook, planets=len(list_planets(tree, 'train')) + 1, planted={}, **step)
-    model = box.place/'kaggle'/'working'/'model'
-    n = sum(p.is_file() for p in model.rglob('*'))
-    found.checks.append(Check('train', 'a model is left', (model/'checkpoints'/'prior.json').is_file(), f'{n} files'))
-
-def _submit(found:Rehearsal, box:Box, notebook:Path, dataset:Path, tree:Path, place:Path, planets:list, faults:int, step:dict)->None:
-    "The submission kernel: commit, rerun, killed, resumed."
-    working = box.place/'kaggle'/'working'
-    set_stage(box, dataset, view(tree, place/'public', planets[:1]))
-    _one(found, box, 'commit', notebook, planets=1, planted={}, **step)
-    hidden = view(tree, place/'hidden', planets)
-    found.planted = plant(hidden, faults)
-    set_stage(box, dataset, hidden)
-    _one(found, box, 'rerun', notebook, planets=len(planets), planted=found.planted, **step)
-    first = sha256_file(working/'submission.csv') if (working/'submission.csv').is_file() else ''
-    if (working/'kaggle_report.json').is_file(): found.timings = read_json(working/'kaggle_report.json')['timings']
-    set_stage(box, dataset, hidden)
-    _one(found, box, 'killed', notebook, planets=len(planets), planted={}, stop=_halfway(box, len(planets)), **step)
-    found.checks.append(Check('killed', 'a complete submission lay there', _complete(working, hidden), 'the prior alone'))
-    set_stage(box, dataset, hidden, keep=True)
-    _one(found, box, 'resumed', notebook, planets=len(planets), planted=found.planted, **step)
-    again = sha256_file(working/'submission.csv') if (working/'submission.csv').is_file() else ''
-    found.checks.append(Check('resumed', 'the same bytes as without the kill', bool(first) and first == again, first[:12]))
-
-def _complete(working:Path, hidden:Path)->bool:
-    "Whether a valid submission of all planets is there."
-    try: return len(validate_submission(working/'submission.csv', expected_planets(hidden))[0]) > 0
-    except SpectraMindError: return False

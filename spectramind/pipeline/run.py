@@ -50,7 +50,7 @@ def learn(
     for step in (calibration.calibrate_temp(config), *calibration.calibrate_corel(config)): tell(step.line())
     return trained
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #6ce60c36
+# %% ../../nbs/90_pipeline/55_run.ipynb #69865702
 @dataclass
 class Summary:
     "How a run ended."
@@ -64,7 +64,7 @@ class Summary:
     against:SpectraMindError|None = None # what injected signals say against it
     @property
     def bad(self)->list: # (split, planet_id), each once
-        return sorted({o.key for report in self.reports for o in report.bad})
+        return sorted({o.key for report in self.reports for o in report.bad}, key=lambda key: (key[0], isinstance(key[1], str), key[1]))   # ids of train.csv may be text
     @property
     def lost(self)->list: # (split, planet_id, visit), each once
         return sorted({lost[:3] for report in self.reports for lost in report.lost})

@@ -37,7 +37,7 @@ from ..scoring.export import FinalSpectrum, describe, ending_of, write_export
 from ..scoring.score import ScoreReport, naive_statistics, score
 from ..scoring.submission import MANIFEST, complete, read_submission, write_package, write_submission
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #5afd33b7
+# %% ../../nbs/90_pipeline/50_stages.ipynb #121b11d1
 def all_planets(
     root:str|Path, # the challenge tree
 )->list[tuple]:    # (split, planet_id), train first, ids ascending
@@ -79,7 +79,7 @@ def write_bad_planets(
         for split, planet_id, visit, reason in report.lost: lost.setdefault((planet_id, int(visit)), (planet_id, split, int(visit), report.stage, reason))
     write_csv_rows(Workplace(Path(config.paths.work)).reports/'lost_visits.csv', ['planet_id', 'split', 'visit', 'stage', 'message'], sorted(lost.values()))
     return write_csv_rows(Workplace(Path(config.paths.work)).reports/'bad_planets.csv', ['planet_id', 'split', 'stage', 'error', 'message'],
-                          sorted(first.values()))
+                          sorted(first.values(), key=lambda row: (isinstance(row[0], str), row)))   # an id in train.csv may be a text that is none
 
 # %% ../../nbs/90_pipeline/50_stages.ipynb #bb32eb7f
 def check_tables(config:Config)->None:

@@ -109,7 +109,7 @@ def timeless(
     if isinstance(tree, dict): return {k: timeless(v) for k, v in tree.items() if k not in ('seconds', 'duration_s')}
     return [timeless(v) for v in tree] if isinstance(tree, (list, tuple)) else tree
 
-# %% ../../nbs/90_pipeline/40_units.ipynb #6063c37b
+# %% ../../nbs/90_pipeline/40_units.ipynb #713edd7c
 DAMAGE = (DataError, UsageError, np.linalg.LinAlgError, FloatingPointError, RuntimeWarning) # what unfit data raise; the last where warnings are errors
 
 def damage(
@@ -127,8 +127,12 @@ def give_up(
 )->None:
     "Record the failure in place of a visit's light curves."
     if not order.curves: return
-    place, files = Workplace(Path(order.work)), visit_files(order.root, order.split, order.planet_id, visit)
-    made = Made(fingerprint_inputs({name: path for name, path in files.items() if Path(path).is_file()}, full=order.full), order.curves_settings)
+    place, inputs = Workplace(Path(order.work)), {}      # a record without inputs never counts as done
+    try:
+        files = visit_files(order.root, order.split, order.planet_id, visit)
+        inputs = fingerprint_inputs({name: path for name, path in files.items() if Path(path).is_file()}, full=order.full)
+    except SpectraMindError: pass                        # files that may not even be looked at: `error` says why
+    made = Made(inputs, order.curves_settings)
     for product in (place.fgs1_white(order.planet_id, visit), place.airs_bins(order.planet_id, visit)): made.fail(product, getattr(error, 'message', repr(error)))
 
 # %% ../../nbs/90_pipeline/40_units.ipynb #72d67568

@@ -12,6 +12,7 @@ import pytest
 from spectramind.challenge.layout import INSTRUMENTS
 from spectramind.core import accelerators as A
 from spectramind.core.determinism import rng_for
+from spectramind.core.store import sha256_file
 from spectramind.detector import kernel
 from spectramind.detector.cosmic_rays import noise_stamps
 from spectramind.diagnostics import signals
@@ -56,7 +57,7 @@ def test_a_package_that_will_not_load_is_told(monkeypatch):
 def test_threads_without_numba(monkeypatch):
     monkeypatch.setattr(A, "_numba", lambda: (None, "not installed"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
-    for variables, wanted in ((dict(), 6), (dict(NUMBA_NUM_THREADS="3"), 3), (dict(NUMBA_NUM_THREADS="1", OMP_NUM_THREADS="5"), 1), (dict(OMP_NUM_THREADS="two"), 6), (dict(OMP_NUM_THREADS="64"), 6)):
+    for variables, wanted in ((dict(), 6), (dict(NUMBA_NUM_THREADS="3"), 3), (dict(NUMBA_NUM_THREADS="1", OMP_NUM_THREADS="5"), 1), (dict(OMP_NUM_THREADS="2"), 6), (dict(NUMBA_NUM_THREADS="two"), 6), (dict(NUMBA_NUM_THREADS="64"), 6), (dict(NUMBA_NUM_THREADS="0"), 1)):
         for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"): monkeypatch.delenv(name, raising=False)
         for name, value in variables.items(): monkeypatch.setenv(name, value)
         assert A.kernel_threads() == wanted
@@ -208,37 +209,52 @@ def test_changed_counts(twins, monkeypatch):
 # the whole way, in processes that know no numba
 
 IMPORTS = """
-import importlib, pkgutil, sys
+import importlib, json, pkgutil, sys
 sys.modules['numba'] = None
 import spectramind
 names = [m.name for m in pkgutil.walk_packages(spectramind.__path__, 'spectramind.')]
 for name in names: importlib.import_module(name)
-print(len(names), [name for name in sys.modules if name.partition('.')[0] == 'llvmlite'])
+from spectramind.pipeline import checks
+rows = [*checks.machine_rows(), *checks.accelerator_rows()]
+print(json.dumps(dict(modules=len(names), llvm='llvmlite' in sys.modules, rows={r['name']: [r['ok'], r['needed'], r['detail']] for r in rows}, environment=checks.environment()['accelerators'])))
 """
 
-def test_everything_imports_without_numba():
-    count, rest = child(IMPORTS).split(" ", 1)
-    assert int(count) > 120 and rest.strip() == "[]"
+def test_everything_imports_without_numba_and_the_doctor_says_so():
+    found = json.loads(child(IMPORTS).splitlines()[-1])
+    assert found["modules"] > 120 and not found["llvm"]
+    assert found["rows"]["numba"] == [False, False, f"not installed; instead {A.INSTEAD['numba']}"] and found["rows"]["kernel cache"][2].startswith("no kernels to keep")
+    assert dict(name="numba", reason="not installed", instead=A.INSTEAD["numba"]) in found["environment"]
+
+
+def test_a_missing_accelerator_is_no_missing_package(monkeypatch):
+    from spectramind.pipeline import checks
+    true = checks.installed
+    for gone, ok in (("numba", True), ("polars", False)):
+        monkeypatch.setattr(checks, "installed", lambda name: None if name == gone else true(name))
+        assert [row["ok"] for row in checks.package_rows() if row["name"] == "packages"] == [ok]
 
 
 RUN = """
-import hashlib, json, sys
-from pathlib import Path
-root, work, blocked, *more = sys.argv[1:]
+import sys
+root, work, blocked = sys.argv[1:]
 if blocked == 'yes': sys.modules['numba'] = None
-from spectramind.core.accelerators import kernels
-from spectramind.pipeline.config import load_config
-from spectramind.pipeline.run import run
-summary = run(load_config(['data=kaggle', 'model=physics_only', f'data.root={root}', f'paths.work={work}', 'executor=serial', 'diag=light']))
-def digest(path): return hashlib.sha256(path.read_bytes()).hexdigest()
-made = {str(p.relative_to(work)): digest(p) for p in sorted(Path(work).rglob('*')) if p.suffix in ('.npz', '.csv', '.html')}
-print(json.dumps(dict(kernels=kernels(), made=made, numba='numba' in sys.modules and sys.modules['numba'] is not None)))
+sys.argv = ['spectramind', 'run', 'data=kaggle', 'model=physics_only', 'executor=serial', 'diag=light', f'data.root={root}', f'paths.work={work}']
+from spectramind.__main__ import main
+main()
 """
 
 def test_the_same_bytes_from_raw_counts_to_the_submission(tmp_path):
-    "Calibrated, extracted, fitted and handed in without numba: every product is that of the compiled kernels, byte for byte."
+    "Calibrated, extracted, fitted and handed in without numba: every product is that of the compiled kernels, byte for byte; log and record say what was missing."
     simulate_tree(tmp_path/"tree", tmp_path/"truth", profile=ProfileSpec(140, 1350, {"FGS1": 100, "AIRS-CH0": 80}), n_train=2, n_test=1, seed=12)
-    found = {blocked: json.loads(child(RUN, tmp_path/"tree", tmp_path/f"work_{blocked}", blocked).splitlines()[-1]) for blocked in ("no", "yes")}
-    assert [found[b]["kernels"] for b in ("no", "yes")] == ["numba", "numpy"] and [found[b]["numba"] for b in ("no", "yes")] == [True, False]
-    assert any("submission" in name for name in found["no"]["made"]) and sum(name.endswith(".npz") for name in found["no"]["made"]) > 8
-    assert found["yes"]["made"] == found["no"]["made"]
+    made, told = {}, {}
+    for blocked in ("no", "yes"):
+        work = tmp_path/f"work_{blocked}"
+        child(RUN, tmp_path/"tree", work, blocked)
+        files = [p for p in sorted(work.rglob("*")) if p.suffix in (".npz", ".csv", ".zip") and "runs" not in p.parts]     # the page names its run
+        made[blocked] = {str(p.relative_to(work)): sha256_file(p) for p in files}
+        manifest, = (json.loads(p.read_text()) for p in work.glob("artifacts/runs/run/*/manifest.json"))
+        log = "".join(p.read_text() for p in work.glob("logs/*"))        # no file where nothing was said
+        told[blocked] = [entry["name"] for entry in manifest["environment"]["accelerators"]], log.count("numba: not installed; instead numpy")
+    assert any("submission" in name for name in made["no"]) and sum(name.endswith(".npz") for name in made["no"]) > 8
+    assert made["yes"] == made["no"]
+    assert "numba" not in told["no"][0] and "numba" in told["yes"][0] and (told["no"][1], told["yes"][1]) == (0, 1)

@@ -177,8 +177,8 @@ def test_every_parameter_is_learnt_somewhere(fgs1, airs, fusion, sigma):
 
 
 def unused(fgs1, airs):
-    "What a missing encoder, whose latents are zero, leaves without work: a norm's scale, and what multiplies the latents of nodes."
-    return ({"fusion.norms.0.weight"} if fgs1 == "none" else set()) | ({"fusion.norms.1.weight", "sigma_head.fine.weight"} if airs == "none" else set())
+    "What a missing encoder, whose latents are zero, leaves without work: a norm's scale, and what multiplies the latents of nodes. A number added to all scores of a softmax has rounding errors for a slope, or none."
+    return {"airs.pool.score.bias"} | ({"fusion.norms.0.weight"} if fgs1 == "none" else set()) | ({"fusion.norms.1.weight", "sigma_head.fine.weight"} if airs == "none" else set())
 
 
 def test_the_first_step_moves_the_silent_layers_only_and_then_everything():

