@@ -112,7 +112,7 @@ def column_twice(df): return df.rename({df.columns[3]: 'column_3b'})
 def reordered(df): return df.select(df.columns[::-1])
 def a_gap(df): return df.with_columns(pl().when(pl().int_range(pl().len()) == 3).then(None).otherwise(pl().col(inside(df))).alias(inside(df)))
 def frozen(df): return pl().concat([df[:2]]*(len(df)//2))
-def dark_half(df): return pl().concat([df[:len(df)//2]*0, df[len(df)//2:]]).cast(df.dtypes[0])
+def dark_half(df): return pl().concat([(df[:len(df)//2]*0).cast(df.dtypes[0]), df[len(df)//2:]])
 def saturated_half(df): return pl().concat([filled(65535)(df[:len(df)//2]), df[len(df)//2:]])
 def reads_exchanged(df): return df[[i ^ 1 for i in range(len(df))]]
 def backwards(df): return df[::-1]
@@ -265,15 +265,15 @@ def long_cell(p, path): p.put(path, path.read_bytes() + b'x'*200_000)
 
 STARS, LABELS, SAMPLE = 'test_star_info.csv', 'train.csv', 'sample_submission.csv'
 for word in ('missing', 'empty', 'words_instead', 'noise', 'a_folder', 'a_link_to_itself', 'a_link_out_of_the_tree'):
-    case('star table', f'{spoken(word)}', on_file(STARS, WHOLE[word]), bad='ABC', heal=word == 'missing')
+    case('star table', f'{spoken(word)}', on_file(STARS, WHOLE[word]), bad='ABC', codes=(3,), heal=word == 'missing')
 for word, damage in dict(in_UTF16=in_utf16, in_Latin_1=in_latin1, an_open_quote=open_quote, NUL_bytes_at_its_end=with_nul, a_cell_of_200_kB=long_cell).items():
-    case('star table', spoken(word), on_file(STARS, damage), bad='ABC', may='ABC' if word == 'an_open_quote' else '')
+    case('star table', spoken(word), on_file(STARS, damage), bad='ABC', codes=(3,), may='ABC' if word == 'an_open_quote' else '')
 for word, damage in dict(a_byte_order_mark=with_mark, Windows_line_ends=with_crlf, blank_lines=blank_lines).items(): case('star table', spoken(word), on_file(STARS, damage))
 for word, change in dict(columns_in_another_order=columns_turned, rows_in_another_order=last_first, a_column_too_many=another_column, a_planet_nobody_has=stranger, an_id_that_is_a_path=no_id,
                          spaces_round_every_cell=spaced).items():
     case('star table', spoken(word), on_table(STARS, change))
 for word, change in dict(header_only=header_only, no_column_Ts=no_column('Ts'), no_column_planet_id=no_column('planet_id'), a_column_twice=same_column_twice, a_row_too_short=a_row_too_short).items():
-    case('star table', spoken(word), on_table(STARS, change), bad='ABC')
+    case('star table', spoken(word), on_table(STARS, change), bad='ABC', codes=(3,))
 case('star table', 'one planet missing', on_table(STARS, without('A')), bad='A', heal=True)
 case('star table', 'one planet twice', on_table(STARS, twice('A')), bad='A')
 for column, value in (('Rs', 'nan'), ('Ms', 'inf'), ('Ts', '-5000'), ('Ts', '0'), ('P', ''), ('P', '1e300'), ('P', '1e-300'), ('sma', '0'), ('sma', '1e9'), ('sma', 'ten'), ('i', 'nan'), ('e', 'nan'),
@@ -281,7 +281,7 @@ for column, value in (('Rs', 'nan'), ('Ms', 'inf'), ('Ts', '-5000'), ('Ts', '0')
     case('star table', f'{column} = {value or "nothing"}', on_table(STARS, of('A', column, value)), bad='A')
 for column, value in (('i', '45'), ('i', '91'), ('sma', '1.1'), ('P', '1000'), ('Mp', '0')):
     case('star table', f'{column} = {value}', on_table(STARS, of('A', column, value)), changed='A', may='A')
-case('star table', 'not readable', on_file(STARS, not_readable), bad='ABC', nobody=True)
+case('star table', 'not readable', on_file(STARS, not_readable), bad='ABC', codes=(3,), nobody=True)
 case('star table', 'one labelled planet missing', on_table('train_star_info.csv', without('T')), words=RUN, bad='', may='T', equal=False, check=lambda p, text: named(p, 'T'))
 case('star table', 'that of the labelled planets missing, with a checkpoint', on_file('train_star_info.csv', missing))
 
@@ -293,10 +293,12 @@ def named(p, *letters):
 
 
 for word in ('missing', 'empty', 'words_instead', 'noise', 'a_folder', 'a_link_out_of_the_tree'): refused('labels', spoken(word), on_file(LABELS, WHOLE[word]), RUN, says=('train.csv',))
-for word, damage in dict(in_UTF16=in_utf16, in_Latin_1=in_latin1, NUL_bytes_at_its_end=with_nul, a_cell_of_200_kB=long_cell).items(): refused('labels', spoken(word), on_file(LABELS, damage), RUN, says=('train.csv',))
+for word, damage in dict(in_UTF16=in_utf16, in_Latin_1=in_latin1, a_cell_of_200_kB=long_cell).items(): refused('labels', spoken(word), on_file(LABELS, damage), RUN, says=('train.csv',))
 for word, change in dict(header_only=header_only, no_column_wl_7=no_column('wl_7'), a_column_twice=same_column_twice, a_row_too_short=a_row_too_short).items():
     refused('labels', spoken(word), on_table(LABELS, change), RUN, says=('train.csv',))
 for word, damage in dict(a_byte_order_mark=with_mark, Windows_line_ends=with_crlf, blank_lines=blank_lines).items(): case('labels', spoken(word), on_file(LABELS, damage), words=RUN)
+case('labels', 'NUL bytes at its end (the last planet loses its label)', on_file(LABELS, with_nul), words=RUN, equal=False, may='TUVWX',
+     check=lambda p, text: [] if (p.work/'artifacts'/'reports'/'bad_planets.csv').read_text().count('\n') == 2 else ['not one planet is named'])
 case('labels', 'columns in another order', on_table(LABELS, columns_turned), words=RUN)
 case('labels', 'a planet nobody has', on_table(LABELS, stranger), words=RUN, equal=False)
 for value in ('nan', '', '-0.1', '1.5', '1e300', 'ten', '<b>'):
@@ -350,7 +352,7 @@ for word, damage in dict(missing=missing, a_byte_order_mark=with_mark, Windows_l
 case('sample submission', 'rows in another order', on_table(SAMPLE, last_first), check=lambda p, text: same_order(p))
 case('sample submission', 'a planet without a folder', on_table(SAMPLE, stranger), rows=('A', 'B', 'C', 424242), bad=(424242,))
 case('sample submission', 'a planet with a folder is not asked for', on_table(SAMPLE, without('A')))
-case('sample submission', 'no row (every folder gets one)', on_table(SAMPLE, header_only))
+case('sample submission', 'no row (every folder gets one)', on_table(SAMPLE, header_only), equal=False, check=lambda p, text: whole_numbers(p))
 case('sample submission', 'ids as whole numbers', on_table(SAMPLE, lambda rows: [rows[0], *([r[0].removesuffix('.0'), *r[1:]] for r in rows[1:])]), equal=False, check=lambda p, text: whole_numbers(p))
 refused('sample submission', 'not readable', on_file(SAMPLE, not_readable), says=('sample_submission.csv',), nobody=True)
 
@@ -435,7 +437,7 @@ for title, words in {'no such command': ('fly',), 'an option that is none': ('ru
                      'keeping nothing': ('calibrate', 'data=kaggle', 'data.root={tree}', 'paths.work={work}', 'calib.persist=none'), 'simulating real data': ('simulate', 'data=kaggle', 'data.root={tree}', 'paths.work={work}'),
                      'an export in no format': ('export', '{A}', '--format', 'fits', 'data.root={tree}', 'data=kaggle', 'paths.work={work}'), 'a log where none is': ('analyze-log', 'paths.work={here}/none')}.items():
     refused('command line', title, nothing, words, found=False)
-refused('command line', 'a work folder that may not be written', lambda p: p.work.chmod(0o500), ('features', 'data=kaggle', 'data.root={tree}', 'paths.work={work}'), nobody=True)
+refused('command line', 'a work folder that may not be written', lambda p: (p.clear(p.here/'shut'), (p.here/'shut').mkdir(mode=0o500)), ('features', 'data=kaggle', 'data.root={tree}', 'paths.work={here}/shut'), nobody=True)
 
 
 def shell(*words, **more):
@@ -653,7 +655,8 @@ def in_record(p, path, change):
 for kind in ('posterior', 'bins', 'white'):
     for title, damage in PRODUCTS.items():
         if kind == 'white' and 'record' in title or kind == 'bins' and title in ('a pickle', 'a link to itself', 'a record that is half', 'a folder'): continue
-        case('products', f'{dict(posterior="posterior", bins="AIRS light curves", white="FGS1 light curves")[kind]} {title}: made again', lambda p, k=kind, d=damage: d(p, product(p, 'A', k)))
+        what, name = dict(posterior='posterior', bins='AIRS light curves', white='FGS1 light curves')[kind], title in ('a folder', 'a record that is a folder')
+        case('products', f'{what} {title}: ' + ('the planet is named, nobody\'s folder is removed' if name else 'made again'), lambda p, k=kind, d=damage: d(p, product(p, 'A', k)), bad='A' if name else ())
 case('products', 'whole folder of posteriors missing', lambda p: p.clear(p.work/'data'/'posterior'))
 case('products', 'everything missing', lambda p: p.clear(p.work/'data'))
 case('products', 'temporaries of writers that are dead', lambda p: [p.put(p.work/'data'/'posterior'/f'.planet_1.npz.{host_name()}.{pid}.0a1b2c3d.tmp', 'x') for pid in (999_999_998, 999_999_999)])
@@ -841,7 +844,7 @@ case('complete before better', 'a network cut off, with a limit on hours: the ro
      codes=(3,), says=('model.safetensors',), rows=None, check=lambda p, text: all_prior(p))
 case('complete before better', 'a better submission that stands is not replaced by the prior\'s', on_file('adc_info.csv', empty), words=HOURS, codes=(3,), rows=None,
      check=lambda p, text: [] if (p.work/'dist'/'submission.csv').read_bytes() == (p.base/'work'/'dist'/'submission.csv').read_bytes() else ['it was replaced'])
-refused('complete before better', 'a rule with a call in it', nothing, ('train', *NET[1:-1], 'loss.symbolic.rules=[{{name: x, expr: "__import__(\'os\').system(\'touch /tmp/spectramind_was_here\')"}}]'), says=('rule',), check=nothing_called)
+refused('complete before better', 'a rule with a call in it', nothing, ('train', *NET[1:-1], 'loss.symbolic.rules=[{{name: x, expr: "__import__(\'os\').system(\'touch /tmp/spectramind_was_here\')"}}]'), says=('rule', 'column'), found=False, check=nothing_called)   # it points at the column
 case('prior', 'no shapes (a prior of few labels)', prior(put_in('shapes', [])), words=OWN, changed='ABC')
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BLOCK_BYTES', 'check_columns', 'check_rows', 'read_columns', 'iter_columns', 'read_map']
 
-# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #433823bc
+# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #43367117
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +16,7 @@ import polars as pl
 from ..core.errors import DataError, UsageError
 from ..core.store import ParquetFile
 
-# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #a9836a8e
+# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #6f110276
 _POLARS = {np.dtype(np.uint16): (pl.UInt16,), np.dtype(bool): (pl.Boolean,), np.dtype(np.float64): (pl.Float64, pl.Float32)}
 
 def _some(
@@ -44,16 +44,16 @@ def check_columns(
     if odd: raise DataError(path, f'{schema[odd[0]]} in {len(odd)} columns ({_some(odd)})', f'{np.dtype(dtype)}')
     return wanted
 
-# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #d4fc8d5f
+# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #cab08a60
 def check_rows(
     path:str|Path|ParquetFile, # a parquet file, perhaps already open
     n_rows:int,                # rows wanted
 )->None:
     "Check the number of rows; raises `DataError`."
     file = path if isinstance(path, ParquetFile) else ParquetFile(path)
-    if file.rows != n_rows: raise DataError(file.path, f'{file.rows} rows', f'{n_rows} rows', hint='frame counts come from axis_info.parquet; do both belong to one tree?')
+    if file.rows != n_rows: raise DataError(file.path, f'{file.rows} rows', f'{n_rows} rows, as axis_info.parquet says', hint='do both belong to one tree?')
 
-# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #62c1891d
+# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #bbf767c2
 def _names_of(
     file:ParquetFile,         # the file
     n_columns:int,            # columns it should have
@@ -69,7 +69,7 @@ def _names_of(
         raise UsageError(f'columns: found {pixels.dtype} {pixels.shape}, wanted different whole numbers from 0 to {n_columns - 1}')
     return [names[i] for i in pixels.tolist()]
 
-# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #bd026bf5
+# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #d631b173
 def _fill(
     out:np.ndarray,   # (pixel, n_rows) filled here
     table:pl.DataFrame, # its columns become the rows of `out`
@@ -81,7 +81,7 @@ def _fill(
         if column.null_count(): raise DataError(path, f'{column.null_count()} empty cells in {column.name}', 'a value in every cell')
         row[:] = column.to_numpy()
 
-# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #36667106
+# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #0484cc7d
 BLOCK_BYTES = 32 << 20 # size of a block of pixels, bytes
 
 def read_columns(
@@ -101,7 +101,7 @@ def read_columns(
     for start in range(0, len(names), step): _fill(out[start:start + step], file.read(names[start:start + step]), file.path)
     return out
 
-# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #1b7e9929
+# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #a05d5ebd
 def iter_columns(
     path:str|Path,                # a wide parquet file
     n_rows:int,                   # rows wanted
@@ -129,7 +129,7 @@ def iter_columns(
                 yield part, block
     return blocks()
 
-# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #2a28619a
+# %% ../../nbs/10_challenge/10_wide_parquet.ipynb #9c4e2d38
 def read_map(
     path:str|Path,          # a small wide table: one row for each detector row
     shape:tuple[int, ...],  # shape wanted, (row, column) or (coefficient, row, column)

@@ -137,7 +137,7 @@ def forward_on(
     with torch.no_grad(): out = network.to(kind)(batch)
     return torch.stack([out['mu'] - batch['mu'], out['sigma'] - batch['sigma']])
 
-# %% ../../nbs/90_pipeline/73_device.ipynb #525298a2
+# %% ../../nbs/90_pipeline/73_device.ipynb #d18a0cc9
 SIZES = {'cpu': (dict(pixels=64, samples=300), dict(samples=200), dict(planets=2, steps=20)),            # what a test needs
          'cuda': (dict(pixels=2048, samples=5625), dict(samples=5625), dict(planets=64, steps=512))}      # what a visit, a fit and a batch are like
 
@@ -170,7 +170,7 @@ def device_cases(
 def device_report(
     device:str='cuda', # 'cpu': the same code where there is no card
 )->list:               # of name, device, ok, difference, limit, detail, seconds, cpu_seconds
-    "Each part on the device and beside the processor's own way; raises `UsageError` where there is no such device."
+    "Each part on the device and beside the processor's own way: a check, which no stage uses; raises `UsageError` where there is no such device."
     import torch
     if device not in SIZES: raise UsageError(f'device: found {device!r:.40}, wanted {" or ".join(SIZES)}')
     if device == 'cuda' and not torch.cuda.is_available(): raise UsageError('no CUDA device: not measured', hint='device=cpu runs the same code on the processor')

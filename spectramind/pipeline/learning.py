@@ -7,9 +7,10 @@ __all__ = ['LEAST', 'network_config', 'train_config', 'symbolic_pack', 'Penalty'
            'fitted_visits', 'look', 'look_at_all', 'one_thread', 'Trained', 'examples_of', 'fold_of', 'check_learning',
            'check_checkpoint', 'labelled', 'stands', 'train', 'ensemble_folder', 'apply_ensemble', 'refine', 'predict']
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #930c6b63
+# %% ../../nbs/90_pipeline/52_learning.ipynb #961fa6d1
 import shutil
 from contextlib import contextmanager
+from logging import INFO, WARNING
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ..challenge.folds import group_kfold
 from ..challenge.layout import scan_visits
 from ..core.determinism import set_determinism, single_threaded_blas
 from ..core.errors import ConfigError, DataError, RuntimeLimitError, SchemaError, SpectraMindError
-from ..core.logs import progress
+from ..core.logs import get_logger, progress
 from ..core.nouns import DepthPosterior, Spectra
 from ..core.provenance import read_record
 from ..core.store import read_json, sha256_file, sha256_json, write_bytes, write_json
@@ -389,7 +390,7 @@ def apply_ensemble(
     for planet in examples.planet_id[fault]: bad.setdefault(int(planet), 'its row is not finite')
     return out['mu'], out['sigma'], out['latent'], bad
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #eccb61e4
+# %% ../../nbs/90_pipeline/52_learning.ipynb #e8823f39
 def refine(
     config:Config, spectra:Spectra, posteriors:list, folder:Path,
 )->tuple[Spectra, dict, tuple]: # spectra; planet id -> Failure; notes on the calibration
@@ -420,7 +421,10 @@ def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
     set_determinism(config.env.determinism, config.seed, torch=True)
     spectra, report, posteriors = stages.physics(config, skip)
     folder, bad = ensemble_folder(config, skip), {}
-    if folder is not None: spectra, bad, _ = refine(config, spectra, posteriors, folder)
+    if folder is not None:
+        spectra, bad, notes = refine(config, spectra, posteriors, folder)
+        for note in notes:                      # a step that should be there and is not, or one that was judged and switched off
+            get_logger('learning').log(WARNING if 'fitted' in note else INFO, 'calibration without %s', note)
     write_predictions(Workplace(Path(config.paths.work)).predictions, spectra)
     said = {p: Failure(f.kind, f'{f.message}; its row is the physics alone', 0) for p, f in bad.items()}
     return spectra, Report('predict', [replace(o, failure=o.failure or said.get(o.key[1])) if o.key[0] == 'test' else o for o in report.outcomes])

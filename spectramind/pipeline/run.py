@@ -100,7 +100,7 @@ def closer_look(
         return error
     return None
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #5a1bee78
+# %% ../../nbs/90_pipeline/55_run.ipynb #f4dae742
 def told(
     report,   # a stage's Report
     tell,     # called with a line
@@ -184,6 +184,7 @@ def run(
     with timed('diagnose'): found = write_report(config)
     summary.score, summary.physics_score, summary.page, summary.against = found.score, found.physics_score, found.page, against
     clock.check_after()
-    if not any(o.ok for report in reports[:2] for o in report.outcomes):
-        raise DataError(config.data.root, 'no planet that could be observed', 'at least one', hint='the reasons are in artifacts/reports/bad_planets.csv; every row of the submission is the prior alone')
+    for report, done in zip(reports, ('observed', 'fitted')):
+        if any(o.ok for o in report.outcomes) or not report.outcomes: continue
+        raise DataError(config.data.root, f'no planet that could be {done}', 'at least one', hint='the reasons are in artifacts/reports/bad_planets.csv; every row of the submission is the prior alone')
     return summary

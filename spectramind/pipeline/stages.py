@@ -37,16 +37,19 @@ from ..scoring.export import FinalSpectrum, describe, ending_of, write_export
 from ..scoring.score import ScoreReport, naive_statistics, score
 from ..scoring.submission import MANIFEST, complete, read_submission, write_package, write_submission
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #121b11d1
+# %% ../../nbs/90_pipeline/50_stages.ipynb #587ad36a
 def all_planets(
-    root:str|Path, # the challenge tree
-)->list[tuple]:    # (split, planet_id), train first, ids ascending
-    "Every planet of the tree; raises `DataError` when there is none, or when one is in both splits."
+    root:str|Path,     # the challenge tree
+    split:str='both',  # 'train' and 'test' leave the other one unread
+)->list[tuple]:        # (split, planet_id), train first, ids ascending
+    "Every planet of the tree; raises `DataError` when there is none, or when one is in both splits that are asked for."
     root = Path(root)
     if not root.is_dir(): raise DataError(root, 'no folder', 'the root of a challenge tree', hint='set data.root, or make one with `spectramind simulate`')
-    found = [(split, p) for split in ('train', 'test') if (root/split).is_dir() for p in list_planets(root, split)]
+    def of(splits): return [(part, p) for part in splits if (root/part).is_dir() for p in list_planets(root, part)]
+    wanted = ('train', 'test') if split == 'both' else (split,)
+    found = of(wanted)
     twice = [p for p, n in Counter(p for _, p in found).items() if n > 1]
-    if not found: raise DataError(root, 'no planet folders', 'train/<planet_id> or test/<planet_id>', hint='check data.root')
+    if not found and not of({'train', 'test'} - set(wanted)): raise DataError(root, 'no planet folders', 'train/<planet_id> or test/<planet_id>', hint='check data.root')
     if twice: raise DataError(root, f'planet {twice[0]} in train and in test', 'each planet once')
     return found
 
@@ -81,10 +84,10 @@ def write_bad_planets(
     return write_csv_rows(Workplace(Path(config.paths.work)).reports/'bad_planets.csv', ['planet_id', 'split', 'stage', 'error', 'message'],
                           sorted(first.values(), key=lambda row: (isinstance(row[0], str), row)))   # an id in train.csv may be a text that is none
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #bb32eb7f
+# %% ../../nbs/90_pipeline/50_stages.ipynb #3c8349df
 def check_tables(config:Config)->None:
     "Read the tables that every planet's calibration needs; raises `DataError`."
-    all_planets(config.data.root)
+    all_planets(config.data.root, config.data.split)
     challenge = Challenge(Path(config.data.root))
     for name in ('axes', 'adc', 'coadds'): getattr(challenge, name)
 
@@ -101,7 +104,7 @@ def enough(config:Config, n:int, what:str, hint:str='')->None:
     if n < FEWEST: raise DataError(Path(config.data.root)/'train.csv', f'{n} {what}', f'at least {FEWEST} to learn the prior from',
                                    hint=f'{hint}give predict.checkpoint=path/to/prior.json, or a tree with more labelled planets')
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #1ace03cd
+# %% ../../nbs/90_pipeline/50_stages.ipynb #98d7a1f1
 def observe_orders(
     config:Config, frames:bool=True, curves:bool=True, # what is wanted
 )->list:                # ((split, planet_id), Observe)
@@ -109,7 +112,7 @@ def observe_orders(
     c = config.calib
     return [((split, p), units.Observe(str(Path(config.data.root).absolute()), str(Path(config.products).absolute()), split, p, c.steps, config.photometry,
                                        c.persist if frames else 'none', c.frame_bins, curves, config.data.verify == 'full'))
-            for split, p in all_planets(config.data.root) if config.data.split in (split, 'both')]
+            for split, p in all_planets(config.data.root, config.data.split)]
 
 def fit_orders(
     config:Config,
@@ -218,7 +221,7 @@ def simulate(config:Config)->str: # a line for people
     write_json(note, dict(settings=settings, complete=True))
     return f'simulate: {d.n_train} training and {d.n_test} test planets in {root}, {done["written"]} made now'
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #2695b8c9
+# %% ../../nbs/90_pipeline/50_stages.ipynb #f82e748d
 def labels_of(
     root:str|Path,
 )->tuple|None:   # ids (planet,), depths (planet, 283); None without train.csv, or with no sound row in it
@@ -229,11 +232,12 @@ def labels_of(
 def expected_planets(
     root:str|Path,
 )->list[int]:    # in the order of the submission
-    "Planets that must have a row."
+    "Planets that must have a row; what is in train does not matter here. Raises `DataError`."
     challenge = Challenge(Path(root))
+    if not Path(root).is_dir(): raise DataError(root, 'no folder', 'the root of a challenge tree')
     asked = list(challenge.sample().planet_ids) if (Path(root)/'sample_submission.csv').is_file() else []
     known = set(asked)
-    return asked + [p for split, p in all_planets(root) if split == 'test' and p not in known]
+    return asked + [p for p in (list_planets(root, 'test') if (Path(root)/'test').is_dir() else []) if p not in known]
 
 def _posterior(order:units.Fit)->DepthPosterior:
     "A planet's posterior if it stands: made with these settings, from the light curves that are there now; raises `DataError`."
@@ -416,7 +420,7 @@ def export(
     if out is None or path.is_dir(): path = path/f'{spectrum.planet_id}{ending}'
     return write_export(path, spectrum, form), spectrum
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #ceea9cf5
+# %% ../../nbs/90_pipeline/50_stages.ipynb #95326c9b
 def sample_of(
     root:str|Path,
 )->Path|None:   # sample_submission.csv, if the tree has one
@@ -445,10 +449,12 @@ def submit(
     return hand_in(config, read_predictions(Path(s.predictions or Workplace(Path(config.paths.work)).predictions), Path(s.sigma) if s.sigma else None))
 
 def hand_in_first(config:Config)->dict: # the manifest
-    "A complete submission before any work: the prior's row for every planet, to be written over by better ones."
+    "A complete submission before any work: the prior's row for every planet, to be written over by better ones; raises `DataError` when there is none."
+    wanted = expected_planets(config.data.root)
+    if not wanted: raise DataError(Path(config.data.root)/'test', 'no test planet', 'at least one to predict')
     prior = read_prior(checkpoint_of(config)) if config.predict.checkpoint else fit_prior(np.array(list(training_labels(config)[0].values())))
     nothing = Spectra(np.empty(0, np.int64), np.empty((0, 283)), np.empty((0, 283)), ())
-    return hand_in(config, complete(nothing, expected_planets(config.data.root), *prior_row(prior)))
+    return hand_in(config, complete(nothing, wanted, *prior_row(prior)))
 
 def handed_in(config:Config)->bool:
     "Whether a whole submission of these planets lies there already: it is not to be replaced by a worse one."

@@ -194,7 +194,7 @@ def observe(
     if not sound: raise lost[min(lost)]
     return dict(visits=len(sound), made=computed, lost={str(visit): lost[visit].message for visit in sorted(lost)})
 
-# %% ../../nbs/90_pipeline/40_units.ipynb #adfcfb2c
+# %% ../../nbs/90_pipeline/40_units.ipynb #da1e5308
 def read_curves(
     work:str|Path, planet_id:int, visits:list,
     settings:str|None=None,    # hash they should have been made with
@@ -270,7 +270,8 @@ def fitted(
 
 def _lost(product:Path)->dict:
     "The visits a posterior had to do without, from its record."
-    return read_record(product)['quality'].get('lost_visits', {})
+    lost = read_record(product)['quality'].get('lost_visits')
+    return lost if isinstance(lost, dict) else {}
 
 def _made_from(order:Fit, hashes:dict, lost)->Made:
     "What a posterior is made from; that a visit was lost is part of it, so that a record always says so."

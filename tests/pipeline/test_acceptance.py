@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from spectramind.core.errors import QualityGateError
-from spectramind.core.store import read_npz, write_json, write_npz
+from spectramind.core.provenance import code_hash
+from spectramind.core.store import read_npz, sha256_file, write_json, write_npz
 from spectramind.pipeline import acceptance as room
 from spectramind.pipeline.acceptance import Place, acceptance, look_at, require_acceptance, seen, unseen
 from spectramind.pipeline.actions import action
-from spectramind.pipeline.config import load_config
+from spectramind.pipeline.config import config_hash, load_config
 from spectramind.pipeline.session import perform
 
 LOOKS = {name: look for name, _, look in room.table_of_promises()}
@@ -84,7 +85,7 @@ def drop_step(work):
 
 
 @pytest.mark.parametrize("name, damage, word", [
-    ("go 2", clip, "clipped"), ("go 2", no_variance, "no sound variance"), ("go 5", lose_row, "planet"), ("go 5", remove("dist/submission.csv"), "no submission.csv"),
+    ("go 2", clip, "clipped"), ("go 2", no_variance, "without a sound variance"), ("go 5", lose_row, "planet"), ("go 5", remove("dist/submission.csv"), "no submission.csv"),
     ("go 5", change("dist/submission_manifest.json", '"sha256": "', '"sha256": "0'), "document"), ("go 5", remove("dist/submission_manifest.json"), "submission_manifest.json"),
     ("lineage 5", lose_row, "planet"), ("go 6", remove("artifacts/reports/diagnostics_dashboard.html"), "no diagnostics_dashboard.html"),
     ("go 6", change("artifacts/reports/diagnostics_dashboard.html", "</body>", '<script src="https://example.org/x.js"></script></body>'), "addresses to fetch from"),
@@ -120,7 +121,16 @@ def report(root, **counts):
     (root/"proof"/"tests.xml").write_text("<testsuites><testsuite " + " ".join(f'{k}="{v}"' for k, v in given.items()) + "/></testsuites>")
 
 
-@pytest.mark.parametrize("counts, wanted", [({}, "ok"), (dict(failures=1), "FAIL"), (dict(errors=2), "FAIL"), (dict(tests=0), "FAIL")], ids=["passed", "failed", "errors", "none ran"])
+def test_every_light_curve_is_looked_at(tmp_path):
+    curves = dict(flux=np.ones((3, 3)), variance=np.ones((3, 3)))
+    for n in range(50): write_npz(tmp_path/"data"/"features"/"airs_bins"/f"planet_{n:04d}.npz", **curves)
+    assert room.light_curves(Place(tmp_path, None))[0] == ("ok", "50 light curves, each with a variance for each sample")
+    for n in range(1, 50, 2): write_npz(tmp_path/"data"/"features"/"airs_bins"/f"planet_{n:04d}.npz", **curves | dict(variance=np.zeros((3, 3))))
+    assert room.light_curves(Place(tmp_path, None))[0] == ("FAIL", "25 of 50 without a sound variance: planet_0001.npz, planet_0003.npz, planet_0005.npz")
+
+
+@pytest.mark.parametrize("counts, wanted", [({}, "ok"), (dict(failures=1), "FAIL"), (dict(errors=2), "FAIL"), (dict(tests=0), "FAIL"), (dict(skipped=3), "FAIL"), (dict(skipped=1), "note")],
+                         ids=["passed", "failed", "errors", "none ran", "all skipped", "one skipped"])
 def test_the_report_of_the_tests(tmp_path, counts, wanted):
     report(tmp_path, **counts)
     assert look_at("x", "", lambda: room.tests(Place(tmp_path, tmp_path))).state == wanted
@@ -136,13 +146,18 @@ def test_two_runs_are_hashed_again(finished, tmp_path):
     for name in ("first", "second"):
         for part in ("dist", "artifacts/predictions"): shutil.copytree(finished/part, tmp_path/"artifacts"/"determinism"/name/part)
     assert state("again 5", tmp_path)[0] == "ok"
+    there = tmp_path/"artifacts"/"determinism"/"second"/"dist"/"submission.csv"
+    os.utime(there, (1, 1))
+    assert state("again 5", tmp_path)[0] == "note" and "older than the code" in state("again 5", tmp_path)[1]
     lose_row(tmp_path/"artifacts"/"determinism"/"second")
     assert state("again 5", tmp_path)[0] == "FAIL" and "dist/submission.csv" in state("again 5", tmp_path)[1]
 
 
 def test_bills_of_materials_are_validated_again(tmp_path, monkeypatch):
     assert state("again 4", tmp_path, tmp_path)[0] == "note"
-    (tmp_path/"sbom.cdx.json").write_text(json.dumps(dict(metadata=dict(component=dict(version=room.__version__)))))
+    bill = dict(metadata=dict(component=dict(version=room.__version__)), components=[dict(name="numpy", version="2.0.0"), dict(name="torch", version="2.13.0+cpu")])
+    (tmp_path/"sbom.cdx.json").write_text(json.dumps(bill))
+    (tmp_path/"requirements.lock").write_text("numpy==2.0.0 \\\n    --hash=sha256:0\n")
     (tmp_path/"sbom.spdx.json").write_text("{}")
     assert state("again 4", tmp_path, tmp_path)[0] == "FAIL"
     monkeypatch.setattr(room, "invalid", lambda cdx, spdx: [])
@@ -150,13 +165,38 @@ def test_bills_of_materials_are_validated_again(tmp_path, monkeypatch):
     for unknown, bugs, wanted in (([], [], "ok"), (["no data"], [], "note"), ([], ["x 1: CVE"], "FAIL")):
         (tmp_path/"sbom.audit.json").write_text(json.dumps(dict(unknown=unknown, vulnerabilities=bugs)))
         assert state("again 4", tmp_path, tmp_path)[0] == wanted
+    (tmp_path/"sbom.audit.json").write_text(json.dumps(dict(unknown=[], vulnerabilities=[])))
+    (tmp_path/"requirements.lock").write_text("numpy==2.0.1 \\\n    --hash=sha256:0\n")
+    assert state("again 4", tmp_path, tmp_path)[0] == "note" and "another lock (numpy)" in state("again 4", tmp_path, tmp_path)[1]
 
 
-@pytest.mark.parametrize("bars, wanted", [([("hours for 1,100 planets", 1.5, 3.)], "ok"), ([("hours for 1,100 planets", 9.5, 3.)], "FAIL"), ([("hours for 1,100 planets", 1.5, 3.), ("memory", 9e3, 8e3)], "FAIL"), ([("memory", 1., 2.)], "FAIL"), (None, "note")],
-                         ids=["in time", "too long", "too much memory", "no hours", "not rehearsed"])
-def test_the_wall_clock_of_the_rehearsal(tmp_path, bars, wanted):
-    if bars: write_json(tmp_path/"benchmarks"/"kaggle_rehearsal.json", dict(bars=[dict(name=name, found=found, limit=limit) for name, found, limit in bars]))
-    assert state("go 8", tmp_path, tmp_path)[0] == wanted
+def rehearsed(root, hours=1.5, memory=4e3, without=None, **more):
+    "A record as the rehearsal leaves it."
+    (root/"benchmarks").mkdir()
+    (root/"benchmarks"/"kaggle_rehearsal.py").write_text("print(1)\n")
+    words = ["model=v50_fast"]
+    bars = [dict(name=name, found={"hours": hours, "peak": memory}.get(name.split()[0], .1), limit={"hours": 3., "peak": 8e3}.get(name.split()[0], .5)) for name in room.BARS if name != without]
+    record = dict(bars=bars, made=dict(settings=words), checks=44, failed=[], isolation="own user, mount, network and process namespaces: inputs read-only", code_sha256=code_hash(),
+                  script_sha256=sha256_file(root/"benchmarks"/"kaggle_rehearsal.py"), config_hash=config_hash(load_config(words))) | more
+    write_json(root/"benchmarks"/"kaggle_rehearsal.json", {key: value for key, value in record.items() if key != without})
+
+
+@pytest.mark.parametrize("more, wanted, word", [({}, "ok", "1.50 h"), (dict(hours=9.5), "FAIL", "9.50 h"), (dict(memory=9e3), "FAIL", "peak memory"), (dict(failed=["all"]), "FAIL", "failed: all"), (dict(checks=0), "FAIL", "0 checks"),
+    *((dict(without=name), "FAIL", name) for name in (*room.BARS, "failed", "isolation", "made")),
+    (dict(isolation="no namespaces: sockets are shut in Python"), "note", "no namespaces"), (dict(code_sha256="0"*64), "note", "of other code: make kaggle-rehearsal"), (dict(without="code_sha256"), "note", "of other code: make kaggle-rehearsal"),
+    (dict(script_sha256="0"*64), "note", "of other script"), (dict(config_hash="0"*64), "note", "of other settings"), (dict(made=dict(settings=["model=gone"])), "note", "of other settings")],
+    ids=["in time", "too long", "too much memory", "failed", "no checks", "no hours", "no rehearsed memory", "no worker memory", "no dataset", "no checks bar", "no failed", "no isolation", "no made",
+         "shut sockets", "other code", "older record", "other script", "other settings", "settings gone"])
+def test_the_wall_clock_of_the_rehearsal(tmp_path, more, wanted, word):
+    assert state("go 8", tmp_path, tmp_path)[0] == "note"
+    rehearsed(tmp_path, **more)
+    found = state("go 8", tmp_path, tmp_path)
+    assert found[0] == wanted and word in found[1], found
+
+
+def test_the_rehearsal_that_is_committed_is_understood():
+    "It may be of an older code, and may have been made with less isolation; nothing in it may have failed."
+    assert state("go 8", ROOT, ROOT)[0] in ("ok", "note")
 
 
 def test_lineage_needs_every_stage_in_the_lock(tmp_path):

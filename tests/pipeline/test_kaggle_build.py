@@ -1,6 +1,7 @@
 "What is sent to Kaggle: the files of kaggle/, the dataset, and what is refused."
 import json
 import pickle
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -40,7 +41,7 @@ def model(tmp_path):
     "A checkpoint folder with one member, and what stays at home beside it."
     place = tmp_path/"run"/"artifacts"
     for part, content in (("checkpoints/prior.json", {"level": 1}), ("checkpoints/members/ensemble.json", {"members": [{"folder": "fold0"}]}),
-                          ("checkpoints/members/fold0/model.json", {}), ("checkpoints/oof.npz.json", {"sha256": "0"}), ("calibration/temperature.json", {"used": False})):
+                          ("checkpoints/members/fold0/model.json", {}), ("checkpoints/oof.npz.json", {"sha256": "0"}), ("calibration/temperature.json", {"used": False, "oof": "0"})):
         write_json(place/part, content)
     save_file({"w": np.ones((2, 3), np.float32)}, place/"checkpoints"/"members"/"fold0"/"model.safetensors")
     (place/"checkpoints"/"members"/"fold0"/"last.ckpt").write_bytes(pickle.dumps({"optimizer": 1}))
@@ -49,7 +50,8 @@ def model(tmp_path):
 
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
-    "Building without pip: the wheels are tiny."
+    "Building without pip, and with weights that are only weights: wheels and model are tiny."
+    monkeypatch.setattr(dataset, "check_network", lambda config: None)
     made = [wheel(tmp_path/"wheels"), wheel(tmp_path/"wheels", "hydra_core", "1.3.8")]
     monkeypatch.setattr(dataset, "fetch_wheels", lambda requirements, cache: made)
     monkeypatch.setattr(dataset, "project_wheel", lambda root, out: Path(shutil.copy(wheel(tmp_path/"own", "spectramind", "0.1.0"), (out.mkdir(parents=True), out)[1])))
@@ -77,7 +79,7 @@ def test_kernel_is_a_short_notebook_with_one_parameter_cell(kind):
     book = nbformat.reads(kernel_files()[f"{kind}/{kind}.ipynb"], 4)
     nbformat.validate(book)
     assert [c.id for c in book.cells if "parameters" in c.metadata.get("tags", [])] == ["parameters"]
-    assert sum(len(c.source.splitlines()) for c in book.cells if c.cell_type == "code") <= 70
+    assert sum(len(c.source.splitlines()) for c in book.cells if c.cell_type == "code") <= 80
     for cell in book.cells:
         if cell.cell_type == "code": compile(cell.source, cell.id, "exec")
     meta = kernel_metadata(kind, "me")
@@ -93,19 +95,20 @@ def test_slim_requirements_are_lines_of_the_lock():
 
 
 def test_what_is_sent_is_at_least_what_is_asked_for():
-    "image.txt and LEAST together cover what the package requires, with bounds that are not below its own."
+    "image.txt and the wheels together cover what the package requires, with bounds that are not below its own."
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
     from packaging.version import Version
     import configparser
     told = configparser.ConfigParser(delimiters=["="])
     told.read(ROOT/"settings.ini", encoding="utf-8")
-    have = {canonicalize_name(n["name"]): n["least"] for n in dataset.image_needs((ROOT/"kaggle"/"image.txt").read_text()) if n["least"]} | dataset.LEAST
+    have = {canonicalize_name(n["name"]): n["least"] for n in dataset.image_needs((ROOT/"kaggle"/"image.txt").read_text()) if n["least"]}
+    have |= dict(re.findall(r"^([a-z0-9-]+)==([0-9.]+)", (ROOT/"kaggle"/"requirements-kaggle.txt").read_text(), re.M))
     for line in told["DEFAULT"]["requirements"].split() + told["DEFAULT"]["network_requirements"].split():
         need = Requirement(line)
         assert canonicalize_name(need.name) in have, f"{need.name} is neither sent nor counted on"
         lowest = [Version(s.version) for s in need.specifier if s.operator in (">=", "==")]
-        assert all(Version(have[canonicalize_name(need.name)]) >= v for v in lowest), f"{need}: kaggle/image.txt or LEAST says {have[canonicalize_name(need.name)]}"
+        assert all(Version(have[canonicalize_name(need.name)]) >= v for v in lowest), f"{need}: kaggle/image.txt or requirements-kaggle.txt says {have[canonicalize_name(need.name)]}"
 
 
 # ---------------------------------------------------------------- building
@@ -202,6 +205,56 @@ def test_weights_that_are_none(kind, model):
     with pytest.raises(DataError, match="not safetensors"): model_files(model)
 
 
+def header(described, data=b""):
+    text = json.dumps(described).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@pytest.mark.parametrize("described,data", [({"w": dict(dtype="F32", shape=[1], data_offsets=[0, 40])}, pickle.dumps("x"*25)[:40]), ({"w": dict(dtype="F32", shape=[-4], data_offsets=[0, 0])}, b""),
+                                            ({"w": dict(dtype="F32", shape="abc", data_offsets=[0, 4])}, bytes(4)), ({"w": dict(dtype="F32", shape=[1], data_offsets=[0., 4.])}, bytes(4))],
+                         ids=["bytes behind the numbers", "negative", "no shape", "no places"])
+def test_weights_that_their_own_library_would_refuse(described, data, model):
+    (model/"members"/"fold0"/"model.safetensors").write_bytes(header(described, data))
+    with pytest.raises(DataError, match="not safetensors"): model_files(model)
+
+
+@pytest.mark.parametrize("part", ["checkpoints/members/fold0/model.json", "checkpoints/members/fold0", "checkpoints/prior.json", "calibration/temperature.json", "calibration"])
+def test_links_are_not_followed_into_an_upload(part, model, tmp_path):
+    path = model.parent/part
+    path.rename(tmp_path/"secret")
+    path.symlink_to(tmp_path/"secret")
+    with pytest.raises(DataError, match="a link"): copy_model(model, tmp_path/"out")
+
+
+def test_a_network_is_sent_with_its_own_calibration_only(model, tmp_path):
+    shutil.copytree(model, tmp_path/"copied"/"checkpoints")
+    with pytest.raises(DataError, match="no calibration"): model_files(tmp_path/"copied")
+    write_json(model.parent/"calibration"/"temperature.json", {"used": True, "oof": "of another"})
+    with pytest.raises(DataError, match="of another ensemble"): model_files(model)
+    write_json(model/"members"/"ensemble.json", {"members": []})
+    with pytest.raises(DataError, match="without members"): model_files(model)
+
+
+def test_a_network_is_read_before_it_is_sent(offline, model, tmp_path, monkeypatch):
+    from spectramind.core.errors import SchemaError
+    monkeypatch.undo()
+    monkeypatch.setattr(dataset, "fetch_wheels", lambda requirements, cache: [])
+    monkeypatch.setattr(dataset, "project_wheel", lambda root, out: wheel(out, "spectramind", "0.1.0"))
+    with pytest.raises(SchemaError, match="what is not an ensemble"): dataset.build(tmp_path, (), model, tell=print)
+    assert not (tmp_path/"dist"/"kaggle").exists()
+
+
+@pytest.mark.parametrize("profile,code", [("smoke", 3), (None, 3), ("kaggle", 0)])
+def test_a_model_that_nobody_named(profile, code, offline, model, tmp_path):
+    "One that was learnt from simulated planets is not sent unless it is named."
+    work = model.parent.parent
+    if profile: write_text(work/"artifacts"/"runs"/"run"/"20260101_000000"/"config.snapshot.yaml", f"data: {{profile: {profile}}}\npredict: {{checkpoint: null}}\n")
+    done = CliRunner().invoke(app, ["kaggle", "build", f"paths.work={work}"])
+    assert done.exit_code == code and str(model) in done.output, done.output
+    if code: assert ("data=smoke" if profile else "nobody knows") in done.stderr and "--checkpoint" in done.stderr
+    assert CliRunner().invoke(app, ["kaggle", "build", f"paths.work={work}", "--checkpoint", str(model)]).exit_code == 0
+
+
 @pytest.mark.parametrize("name", ["../fold0", "", ".", "..", "/etc"])
 def test_members_stay_inside(name, model):
     write_json(model/"members"/"ensemble.json", {"members": [{"folder": name}]})
@@ -222,6 +275,16 @@ def test_find_prefers_the_folder_with_planets(tmp_path):
     with pytest.raises(FileNotFoundError, match="attached"): find("nothing.csv", str(tmp_path))
 
 
+@pytest.mark.parametrize("files,found", [
+    (["decoy/sample_submission.csv", "competitions/ariel/sample_submission.csv", "competitions/ariel/test/x"], "competitions/ariel"),
+    (["a/b/c/d/e/f/sample_submission.csv"], "a/b/c/d/e/f"), (["old/sample_submission.csv", "datasets/me/new/sample_submission.csv"], None)], ids=["decoy", "deep", "two"])
+def test_find_looks_everywhere_before_it_chooses(files, found, tmp_path):
+    for name in files: write_text(tmp_path/name, "planet_id\n")
+    if found: assert find("sample_submission.csv", str(tmp_path)) == tmp_path/found
+    else:
+        with pytest.raises(RuntimeError, match="wanted one: detach"): find("sample_submission.csv", str(tmp_path))
+
+
 def test_verify_notices_every_change(offline, model, tmp_path):
     folder = dataset.build(tmp_path, (), model, tell=print).dataset
     for name in verify(folder)["files"]:
@@ -230,22 +293,56 @@ def test_verify_notices_every_change(offline, model, tmp_path):
         with pytest.raises(RuntimeError, match="wanted those of the manifest"): verify(folder)
         (folder/name).write_bytes(held)
     (folder/"LICENSE").unlink()
-    with pytest.raises(RuntimeError, match="LICENSE"): verify(folder)
+    with pytest.raises(RuntimeError, match="LICENSE: found no file.*dir-mode zip"): verify(folder)
 
 
-def test_install_brings_what_is_missing_once(tmp_path, monkeypatch):
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    "Where `install` may change paths."
     import sys
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("PYTHONPATH", "before")
-    rows = [dict(name=n.replace("_", "-"), version="1.0", least="1.0", file=wheel(tmp_path/"set", n, "1.0").name, sha256="x") for n in ("there_it_is", "numpy")]
-    manifest = dict(image=[dict(name="numpy", least="1.0")], wheels=rows, python=[3, 11])
-    assert install(tmp_path/"set", manifest, str(tmp_path/"site")) == ["there-it-is 1.0"]      # numpy is there, and newer
+    return tmp_path
+
+
+def row_of(folder, name, version): return dict(name=name.replace("_", "-"), version=version, file=wheel(folder, name, version, f"here = {version!r}\n").name, sha256="x")
+
+
+def test_install_brings_all_that_was_sent_once(place, capsys):
+    "The image's own version may be too new: antlr4 4.13 cannot read what Hydra 1.3 brings."
     import os
-    import there_it_is
-    assert there_it_is.here == 1 and os.environ["PYTHONPATH"] == f"{tmp_path/'site'}{os.pathsep}before"
-    stamp = (tmp_path/"site"/"there_it_is.py").stat().st_mtime_ns
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path/"site")])
-    assert install(tmp_path/"set", manifest, str(tmp_path/"site")) == ["there-it-is 1.0"] and (tmp_path/"site"/"there_it_is.py").stat().st_mtime_ns == stamp
+    import sys
+    wheel(place/"image", "antlr4_python3_runtime", "4.13.2", "here = '4.13.2'\n")
+    with zipfile.ZipFile(next((place/"image").glob("*.whl"))) as archive:
+        for name in archive.namelist(): write_text(place/"have"/name, archive.read(name).decode())
+    sys.path.insert(0, str(place/"have"))
+    manifest = dict(image=[dict(name="numpy", least="1.0")], wheels=[row_of(place/"set", "antlr4_python3_runtime", "4.9.3"), row_of(place/"set", "there_it_is", "1.0")], python=[3, 11])
+    assert install(place/"set", manifest, str(place/"site")) == []
+    assert capsys.readouterr().out == "installed | antlr4-python3-runtime 4.9.3 | there-it-is 1.0\n"
+    import antlr4_python3_runtime as antlr
+    assert antlr.here == "4.9.3" and os.environ["PYTHONPATH"] == f"{place/'site'}{os.pathsep}before"
+    stamp = (place/"site"/"there_it_is.py").stat().st_mtime_ns
+    sys.modules.pop("antlr4_python3_runtime")
+    install(place/"set", manifest, str(place/"site"))
+    assert (place/"site"/"there_it_is.py").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("name,least,settings,said", [("numpy", "99", [], "is older than counted on (99); it is used all the same"),
+                                                      ("not-there", "1", ["model=physics_only"], "going on without: physics alone"), ("numpy", "1", [], "")], ids=["older", "missing", "there"])
+def test_what_can_be_spared(name, least, settings, said, place, capsys):
+    "What the kernel does with it is what it says: an old library is used, without one the run is told so at once."
+    need = dict(name=name, least=least, spare="physics alone", settings=["model=physics_only"])
+    manifest = dict(image=[need], wheels=[row_of(place/"set", "there_it_is", "1.0")], python=[3, 11])
+    assert install(place/"set", manifest, str(place/"site")) == settings
+    assert said in capsys.readouterr().out
+    cells = json.loads(kernel_files()["submit/submit.ipynb"])["cells"]
+    code = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    assert "lacks = install(dataset, manifest)" in code["set-up"] and "*overrides, *lacks" in code["call"]
+
+
+def test_network_libraries_are_marked(offline, model, tmp_path):
+    needs = {need["name"]: need for need in read_json(dataset.build(tmp_path, (), model, tell=print).dataset/"spectramind.json")["image"]}
+    assert needs["torch"]["settings"] == ["model=physics_only"] and needs["numba"]["settings"] == [] and "settings" not in needs["numpy"]
 
 
 @pytest.mark.parametrize("manifest", [dict(image=[dict(name="numpy", least="99")], python=[3, 11]), dict(image=[dict(name="not-there", least="1")], python=[3, 11]), dict(image=[], python=[9, 0])],

@@ -193,7 +193,8 @@ def test_a_slow_git_is_given_up(monkeypatch, tmp_path):
 def test_torch_is_described_without_loading_it(monkeypatch):
     done = python("import sys; from spectramind.pipeline.environment import environment; t = environment()['torch']; print(t['version'], t['cuda'], t['loaded'], 'torch' in sys.modules)", check=True)
     import torch
-    assert done.stdout.split() == [torch.__version__, str(torch.version.cuda), "False", "False"]
+    version, *rest = done.stdout.split()
+    assert torch.__version__.split("+")[0] == version.split("+")[0] and rest == [str(torch.version.cuda), "False", "False"]      # a wheel's metadata may leave the build out
     state = E.torch_state()
     assert state["loaded"] and state["devices"] == [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     monkeypatch.setattr(E, "installed", lambda package: None)

