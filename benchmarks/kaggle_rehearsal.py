@@ -123,9 +123,12 @@ def arguments():
 def main():
     args = arguments()
     from spectramind.core.errors import SpectraMindError
-    from spectramind.core.store import make_folder, write_json
+    from spectramind.core.provenance import code_hash
+    from spectramind.core.store import make_folder, sha256_file, write_json
+    from spectramind.pipeline.config import config_hash, load_config
     from spectramind.pipeline.kaggle_dataset import build
     from spectramind.pipeline.kaggle_rehearsal import rehearse
+    made_by = dict(code_sha256=code_hash(), script_sha256=sha256_file(__file__), config_hash=config_hash(load_config(list(SETTINGS))))
     began, work, workers = time.perf_counter(), make_folder(args.work.resolve()), args.workers or os.cpu_count()
     def at(text): print(f"[{time.perf_counter() - began:5.0f} s] {text}", flush=True)
     shutil.rmtree(work/"artifacts", ignore_errors=True)
@@ -150,11 +153,11 @@ def main():
     print(f"\nA planet at the full cadence, one core: light curves {each['features_s']:.2f} s per visit, fit {each['fit_s']:.2f} s, prediction {each['predict_s']:.3f} s; peak {full['peak_mb']:.0f} MB")
     print(f"{FLEET['planets']} planets, {FLEET['visits']} visits, {FLEET['cores']} cores, no graphics card (computed): " + ", ".join(f"{k} {v/60:.1f} min" for k, v in seconds.items()))
     bars = [("hours for 1,100 planets on 4 cores", hours, BARS["hours"]), ("peak memory of the rehearsed kernels, MB", max(found.peak_mb, learnt.peak_mb), BARS["memory_mb"]),
-            ("memory of four workers and 1,100 posteriors, MB (computed)", memory, BARS["memory_mb"]), ("left in the working folder by 1,210 visits, GB (computed)", left_gb, BARS["working_gb"]), ("dataset, MB", built.megabytes, BARS["dataset_mb"]),
+            ("peak memory of four workers and 1,100 posteriors, MB (computed)", memory, BARS["memory_mb"]), ("left in the working folder by 1,210 visits, GB (computed)", left_gb, BARS["working_gb"]), ("dataset, MB", built.megabytes, BARS["dataset_mb"]),
             ("checks that failed", float(len(found.failed) + len(learnt.failed)), .5)]
     for name, value, limit in bars: print(f"{name:62}{value:10.2f}   below {limit:g}   {'ok' if value < limit else 'FAILED'}")
     missed = [name for name, value, limit in bars if not value < limit]
-    write_json(args.out, dict(made=dict(seed=args.seed, train=args.train, test=args.test, visits=visits, faults=args.faults, full=args.full, settings=list(SETTINGS), minutes=round((time.perf_counter() - began)/60, 2),
+    write_json(args.out, dict(made_by, made=dict(seed=args.seed, train=args.train, test=args.test, visits=visits, faults=args.faults, full=args.full, settings=list(SETTINGS), minutes=round((time.perf_counter() - began)/60, 2),
                                         machine=f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}", load=[round(x, 2) for x in os.getloadavg()]),
                               isolation=found.isolation, checks=len(found.checks) + len(learnt.checks), failed=[c.name for c in found.failed + learnt.failed], planted=sorted(found.planted.values()),
                               runs=dict(learnt.runs, **found.runs), model_files=len(built.model), dataset_mb=built.megabytes, wheels=list(built.wheels), full=full,

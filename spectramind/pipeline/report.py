@@ -38,7 +38,7 @@ from ..uncertainty.coverage import reliability
 # %% ../../nbs/90_pipeline/54_report.ipynb #4b1ea508
 _all_ = ['chosen', 'raw_frame', 'raw_frames', 'view'] # of `report_parts`: run notebooks look for them here
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #af44e500
+# %% ../../nbs/90_pipeline/54_report.ipynb #cebd9ea6
 def fault_of(
     config:Config, split:str, planet_id:int,
 )->tuple[str, str]|None:  # stage, reason; None when all is well
@@ -57,7 +57,7 @@ def faults_of(
     config:Config, spectra:Spectra,
 )->dict:             # test planet -> (stage, reason)
     "Why test planets have no row of their own, or one that is not to be trusted."
-    there = {p for split, p in stages.all_planets(config.data.root) if split == 'test'}
+    there = {p for _, p in stages.all_planets(config.data.root, 'test')}
     nowhere = 'predict', 'listed in sample_submission.csv, but the tree has no such folder'
     found = {p: fault_of(config, 'test', p) if p in there else nowhere for p in map(int, spectra.planet_id)}
     listed = Workplace(Path(config.paths.work)).reports/'bad_planets.csv'
@@ -70,13 +70,12 @@ def fit_qualities(
 )->dict:             # planet -> the figures of its fit
     "What the records say of the posteriors that stand."
     place, found = Workplace(Path(config.products)), {}
-    for where, planet_id in stages.all_planets(config.data.root):
-        if where != split: continue
+    for where, planet_id in stages.all_planets(config.data.root, split):
         fault, record = fault_of(config, where, planet_id), read_record(place.posterior(planet_id))
         if record and record['status'] == 'ok' and not (fault and fault[0] == 'features'): found[planet_id] = record['quality']
     return found
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #64d3f8f5
+# %% ../../nbs/90_pipeline/54_report.ipynb #e711dae9
 PRODUCTS = dict(frames=('frames', 'kept'), curves=('valid',),       # kind -> figures worth a column
                 posterior=('chi2_fgs1', 'chi2_airs', 'white_noise_fgs1', 'white_noise_airs', 'n_visits'))
 
@@ -86,7 +85,7 @@ def product_rows(
 )->list[dict]:       # planet_id, split, visit, status ('ok', 'failed' or 'missing'), figures, reason
     "What a stage has left of each visit (of each planet, for posteriors), as the records say."
     place, rows = Workplace(Path(config.products)), []
-    for split, planet_id in stages.all_planets(config.data.root):
+    for split, planet_id in stages.all_planets(config.data.root, config.data.split):
         try: visits = [0] if kind == 'posterior' else sorted(v for part in scan_visits(config.data.root, split, planet_id) for v in part)
         except SpectraMindError: visits = [0]
         for visit in visits:
