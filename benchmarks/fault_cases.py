@@ -385,7 +385,9 @@ case('folders', 'no folder test: the rows of the prior', lambda p: p.clear(p.tre
 case('folders', 'the folder test is empty: the rows of the prior', lambda p: [p.clear(x) for x in list((p.tree/'test').iterdir())], bad='ABC', codes=(3,))
 refused('folders', 'no test planet and nobody asked for', lambda p: (p.clear(p.tree/'test'), p.clear(p.tree/SAMPLE)), says=('test',))
 refused('folders', 'no planet at all', lambda p: (p.clear(p.tree/'test'), p.clear(p.tree/'train'), p.clear(p.tree/SAMPLE)))
-refused('folders', 'a planet in train and in test', lambda p: os.rename(p.folder('T'), p.tree/'test'/str(p.ids['T'])) or (p.tree/'train'/str(p.ids['T'])).mkdir(), says=('{T}',))
+def in_both(p): os.rename(p.folder('T'), p.tree/'test'/str(p.ids['T'])); (p.tree/'train'/str(p.ids['T'])).mkdir()
+refused('folders', 'a planet in train and in test', in_both, RUN, says=('{T}',))
+case('folders', 'a planet in train and in test, with a checkpoint', in_both, rows=('A', 'B', 'C', 'T'), changed='T', may='T')      # train is not looked at
 refused('folders', 'no root', lambda p: p.clear(p.tree), says=('tree',))
 refused('folders', 'the root is a file', lambda p: (p.clear(p.tree), p.put(p.tree, 'x')), says=('tree',))
 refused('folders', 'the root is not readable', lambda p: p.tree.chmod(0), nobody=True, tree_kept=False)
