@@ -16,6 +16,7 @@ import platform
 import re
 import subprocess
 import sys
+import sysconfig
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ def wanted_by(settings: configparser.SectionProxy) -> dict:
 
 
 @cache
-def installed() -> dict: return {canonicalize_name(found.name): found for found in importlib.metadata.distributions() if found.name}
+def installed() -> dict: return {canonicalize_name(found.name): found for found in importlib.metadata.distributions(path=sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})) if found.name}   # not what setuptools carries inside itself
 
 
 def closure(roots: list) -> tuple[dict, list]:

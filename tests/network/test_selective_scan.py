@@ -249,7 +249,8 @@ def test_backends(monkeypatch, caplog):
         with pytest.raises(ConfigError, match='wanted one of auto'): choose_backend('triton', 'cpu')
         fall_back.cache_clear()
         caplog.clear()
-        monkeypatch.setattr(get_logger(), 'propagate', True)
+        monkeypatch.setattr(get_logger(), 'handlers', [caplog.handler])      # each line once, whatever other tests have left
+        monkeypatch.setattr(get_logger(), 'propagate', False)
         with caplog.at_level('WARNING', logger='spectramind'):
             for _ in range(2):
                 assert [choose_backend(*wanted) for wanted in (('numba', 'cuda'), ('mamba_ssm', 'cpu'), ('mamba_ssm', 'cuda'))] == ['torch', 'numba', 'torch']
