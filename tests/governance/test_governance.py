@@ -151,7 +151,7 @@ def card_texts(): return {name: (ROOT/"docs"/f"{name}.md").read_text(encoding="u
 def test_figures_are_the_ones_at_their_addresses(): assert not wrong_figures(card_texts())
 
 
-@pytest.mark.parametrize("before, after", [("0.721 (FGS1", "0.722 (FGS1"), ("69.8 %", "69.9 %"), ("0.772 |", "0.773 |"), ("seed 9001 |", "seed 9002 |"), ("0.022 (95 %", "0.023 (95 %"), ("92.7 %", "92.8 %"), ("AIRS 47 ppm", "AIRS 46 ppm"), ("9.1 minutes", "9.2 minutes"), ("0.40 s a", "0.04 s a")],
+@pytest.mark.parametrize("before, after", [("0.721 (FGS1", "0.722 (FGS1"), ("69.8 %", "69.9 %"), ("0.772 |", "0.773 |"), ("seed 9001 |", "seed 9002 |"), ("0.022 (95 %", "0.023 (95 %"), ("92.7 %", "92.8 %"), ("AIRS 47 ppm", "AIRS 46 ppm"), ("9.1 minutes", "9.2 minutes"), ("0.39 s a", "0.04 s a")],
                          ids=["score", "coverage", "oracle", "seed", "gain", "prose", "error", "training", "prediction"])
 def test_a_figure_that_was_not_measured_is_found(before, after):
     texts = card_texts()
