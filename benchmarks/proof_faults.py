@@ -366,7 +366,7 @@ def page(cases, results, fuzzers, rules):
         lines += [f'## {family[:1].upper()}{family[1:]}', '', '| case | expected | found |', '|---|---|---|']
         for c in members:
             found = 'as expected' if good(c.name) else '**' + '; '.join(results[c.name]['wrong']).replace('|', '\\|').replace('<', '&lt;')[:200] + '**'
-            lines.append(f'| {c.title.replace("|", chr(92) + "|").replace("<", "&lt;")} | {expectation(c)} | {found} |')
+            lines.append(f'| {c.title.replace("|", chr(92) + "|").replace("$", chr(92) + "$").replace("<", "&lt;")} | {expectation(c)} | {found} |')
         lines.append('')
     return '\n'.join(lines)
 
