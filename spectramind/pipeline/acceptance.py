@@ -68,7 +68,7 @@ def seen(ok:bool, well:str, wrong:str='')->tuple: return ('ok', well) if ok else
 
 def unseen(why:str)->tuple: return ('note', f'cannot be seen here: {why}')
 
-# %% ../../nbs/90_pipeline/89_acceptance.ipynb #dcf8cb80
+# %% ../../nbs/90_pipeline/89_acceptance.ipynb #1c53be28
 @dataclass(frozen=True)
 class Place:
     "Where to look."
@@ -104,9 +104,9 @@ def tool(
     most_s:float=600.,
 )->tuple[int, str]:           # exit code, what it printed
     "Ask a program of this environment; raises `DataError` where it is missing."
-    program = shutil.which(words[0], path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]))
+    there = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')])     # whether the environment is activated or not
+    program = shutil.which(words[0], path=there)
     if program is None: raise DataError(words[0], 'no such program', 'the tools of `make dev`')
-    there = os.pathsep.join([str(Path(program).parent), os.environ.get('PATH', '')])
     asked = subprocess.run([program, *words[1:]], cwd=place.root, capture_output=True, text=True, timeout=most_s, env=os.environ | dict(PATH=there))
     return asked.returncode, (asked.stdout + asked.stderr).strip()
 
