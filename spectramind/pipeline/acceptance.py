@@ -361,7 +361,7 @@ def hashed(place:Place)->list:
         if said != {sha256_file(folder/'config.snapshot.yaml')}: wrong.append(f'{folder.parent.name}/{folder.name}')
     return [seen(not wrong, f'snapshots: {len(place.folders)}, each with the SHA-256 in its events', f'another snapshot than recorded: {", ".join(wrong[:3])}')]
 
-# %% ../../nbs/90_pipeline/89_acceptance.ipynb #2ad2a206
+# %% ../../nbs/90_pipeline/89_acceptance.ipynb #c1f11ad2
 BILLS = dict(cdx='sbom.cdx.json', spdx='sbom.spdx.json', audit='sbom.audit.json')
 
 def bills_of_materials(place:Place)->list:
@@ -384,8 +384,9 @@ def of_other_lock(
     cdx:str, root:Path, # the CycloneDX document; the checkout
 )->list:                # names whose version is not the locked one
     "Whether the bill is of the lock that lies here."
-    lock = dict(re.findall(r'^([a-z0-9-]+)==([^\s;]+)', (root/'requirements.lock').read_text(encoding='utf-8'), re.M))
-    return [part['name'] for part in json.loads(cdx).get('components', []) if lock.get(part['name'], part['version']) != part['version']]
+    lock = set(re.findall(r'^([a-z0-9-]+)==([^\s;]+)', (root/'requirements.lock').read_text(encoding='utf-8'), re.M))     # a name may have a version for each Python
+    locked, parts = {name for name, _ in lock}, json.loads(cdx).get('components', [])
+    return [part['name'] for part in parts if part['name'] in locked and (part['name'], part['version']) not in lock]
 
 def invalid(
     cdx:str, spdx:str, # the documents

@@ -170,6 +170,13 @@ def test_bills_of_materials_are_validated_again(tmp_path, monkeypatch):
     assert state("again 4", tmp_path, tmp_path)[0] == "note" and "another lock (numpy)" in state("again 4", tmp_path, tmp_path)[1]
 
 
+def test_a_lock_may_have_a_version_for_each_python(tmp_path):
+    from spectramind.pipeline.acceptance import of_other_lock
+    (tmp_path/"requirements.lock").write_text("celery==5.6.3 ; python_full_version < '3.12' \\\ncelery==5.7.0 ; python_full_version >= '3.12' \\\n")
+    def other(version): return of_other_lock(json.dumps(dict(components=[dict(name="celery", version=version), dict(name="of-nobody", version="1")])), tmp_path)
+    assert [other(v) for v in ("5.6.3", "5.7.0", "5.5")] == [[], [], ["celery"]]
+
+
 def rehearsed(root, hours=1.5, memory=4e3, without=None, **more):
     "A record as the rehearsal leaves it."
     (root/"benchmarks").mkdir()
