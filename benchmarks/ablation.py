@@ -2,8 +2,8 @@
 
     python benchmarks/ablation.py [--parts headline,calm,rows,learning,pretraining] [--train 1000] [--test 250] [--labels 100] [--seed 9001] [--workers N]
 
-headline   all labels, the default model: score, its gain over the physics, coverage, temperature
-calm       the same without any mismatch: no harm?
+headline   all labels, the default model: score, its gain over the physics, coverage, temperature (also on error bars that are made wrong on purpose)
+calm       the same without any mismatch, with 20, 100 and all labels: no harm?
 rows       each part exchanged or switched off, `--labels` labels, three seeds
 learning   20 to all labels
 pretraining  weights from planets of other worlds
@@ -18,7 +18,7 @@ import dataclasses
 import hashlib
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,20 +30,21 @@ from spectramind.core.determinism import rng_for, single_threaded_blas
 from spectramind.core.errors import InternalError, QualityGateError, SpectraMindError
 from spectramind.core.nouns import Spectra
 from spectramind.core.store import read_json, read_npz, write_json, write_npz, write_text
-from spectramind.lightcurve.fit import FitConfig
 from spectramind.lightcurve.prior import cross_fit, predict_spectra
-from spectramind.network.features import Examples, look_at_planet, stack_examples
+from spectramind.network.features import Examples, stack_examples
 from spectramind.pipeline.config import load_config
-from spectramind.pipeline.products import posterior_arrays, posterior_from
-from spectramind.pipeline.units import fit_sound
+from spectramind.pipeline.worlds_fitted import fit_and_look, join_rows, look_arrays, look_from
 from spectramind.scoring.score import FGS1_WEIGHT, naive_statistics, score
 from spectramind.simulate.curves import Leftovers, simulate_light_curves
 from spectramind.simulate.population import Planet
 from spectramind.simulate.visit import Conditions
+from spectramind.simulate.worlds import Worlds, draw_world
 
 HERE = Path(__file__).resolve().parent
 WORLDS = {"mismatch": (Conditions(law="claret4", jitter_scale=3.), Leftovers(jitter=1., linearity=1., dark=3.)), "calm": (Conditions(), Leftovers())}
-PRETRAIN = 240                                  # planets of other worlds, for the phases before the labels
+MANY = Worlds(drift_scale=(1., 1.), contrast=(1., 1.))  # the world 'many': each planet draws its own
+PRETRAIN = 2000                                 # planets of other worlds, for the phases before the labels
+PRIOR = 1000                                    # of them, from which their spectral prior is learnt
 SEEDS = (0, 1, 2)
 
 
@@ -61,6 +62,12 @@ def learning_code() -> str:
     return source_hash("spectramind.lightcurve.fit", "spectramind.simulate.curves", "spectramind.pipeline.learning", "spectramind.pipeline.calibration")[:12]
 
 
+@lru_cache(maxsize=1)
+def pretraining_code() -> str:
+    "The same of what makes weights to start from."
+    return source_hash("spectramind.pipeline.pretraining")[:12]
+
+
 @dataclass(frozen=True, eq=False)
 class Order:
     "Simulate and fit one planet in one world, unless that has been done."
@@ -73,9 +80,7 @@ class Order:
     def path(self) -> Path: return Path(self.work)/self.code/f"{self.world}_{self.seed}"/f"{self.planet.planet_id}.npz"
     def conditions(self) -> tuple:
         "A world's conditions; in the world 'many' each planet draws its own."
-        if self.world != "many": return WORLDS[self.world]
-        rng = rng_for(self.seed, "ablation", "many", self.planet.planet_id)
-        return Conditions(law=self.planet.law, jitter_scale=float(rng.uniform(.5, 4))), Leftovers(jitter=float(rng.uniform(0, 1)), linearity=float(rng.uniform(-1, 2)), dark=float(rng.uniform(-2, 5)))
+        return draw_world(self.seed, self.planet, MANY) if self.world == "many" else WORLDS[self.world]
 
 
 def do_order(order: Order) -> str:
@@ -84,22 +89,13 @@ def do_order(order: Order) -> str:
     if fit_code() != order.code: raise InternalError("the source changed while this was running", hint="start again: what new source makes is kept apart")
     conditions, left = order.conditions()
     curves = simulate_light_curves(order.planet, order.seed, time_bins=TIME_BINS, conditions=conditions, left=left)
-    with single_threaded_blas():
-        posterior, lost = fit_sound(curves, order.planet.star, FitConfig())
-        look = look_at_planet(posterior, [c for c in curves if c.visit not in lost], order.planet.star)
-    arrays = posterior_arrays(posterior) | {f"seen.{k}": np.asarray(v) for k, v in look["seen"].items()} | dict(look_series=look["series"], look_valid=look["valid"])
-    write_npz(order.path, **arrays | dict(cov=posterior.cov[np.tril_indices(283)]))
+    write_npz(order.path, **look_arrays(*fit_and_look(curves, order.planet.star)))
     return "fitted"
 
 
 def read_order(order: Order) -> tuple:
     "Posterior and look."
-    data, cov = read_npz(order.path), np.zeros((283, 283))
-    cov[np.tril_indices(283)] = data["cov"]
-    data["cov"] = cov + np.tril(cov, -1).T
-    seen = {k[5:]: (v if v.ndim else float(v)) for k, v in data.items() if k.startswith("seen.")}
-    look = dict(seen=seen, series=data["look_series"], valid=data["look_valid"], star=order.planet.star)
-    return posterior_from(order.planet.planet_id, {k: v for k, v in data.items() if not k.startswith(("seen.", "look_"))}), look
+    return look_from(order.planet.planet_id, order.planet.star, read_npz(order.path))
 
 
 def orders(world: str, role: str, n: int, args) -> list:
@@ -151,6 +147,7 @@ class Row:
     pretrained: bool = False
     against: str = ""       # the row it is compared with; the first one when empty
     derived: bool = False   # the default's networks with other calibration: nothing is trained
+    strength: float = 1.    # weights of all symbolic terms and rules are this many times the shipped ones
 
 
 FEWER = ("model.ensemble.folds=3", "train.epochs_supervised=15", "train.patience=4")   # for all rows of the table
@@ -165,6 +162,7 @@ ROWS = (Row("default (Mamba, graph attention, concat)"), Row("FGS1 encoder only"
         Row("no outlier widening", ("uncertainty.outliers.enabled=false",), derived=True),
         Row(FAST, ("model=v50_fast",)), Row("small, symbolic losses and rules off", ("model=v50_fast", "loss=none"), against=FAST),
         *(Row(f"small, without the term: {t}", ("model=v50_fast", f"loss.{t}.enabled=false"), against=FAST) for t in TERMS[:-1]),
+        *(Row(f"small, symbolic terms and rules x {n:g}", ("model=v50_fast",), against=FAST, strength=n) for n in (10., 100.)),
         Row("small, quantile head", ("model=v50_fast", *QUANTILES), against=FAST),
         Row("small, quantile head, without the term: quantiles", ("model=v50_fast", *QUANTILES, "loss.quantiles.enabled=false"), against="small, quantile head"))
 
@@ -182,7 +180,7 @@ class Task:
     @property
     def path(self) -> Path:
         c = config_of(self.row, self.seed, self.more)
-        facts = (self.world, self.n_train, self.labels, self.row.pretrained and self.args.pretrain, c.model, c.train, c.loss, c.uncertainty, c.seed, self.args.test, self.args.seed)
+        facts = (self.world, self.n_train, self.labels, self.row.pretrained and (self.args.pretrain, c.pretrain, pretraining_code()), c.model, c.train, c.loss, c.uncertainty, c.seed, self.args.test, self.args.seed)
         return Path(self.args.work)/learning_code()/"rows"/f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:16]}.npz"
 
 
@@ -195,7 +193,16 @@ def some(train: Examples, fold: np.ndarray, n: int, seed: int) -> tuple:
 
 def config_of(row: Row, seed: int, more: tuple = ()):
     "The configuration of a row."
-    return load_config(["data=smoke", *row.overrides, *more, f"seed={2025 + 10007*seed}"])
+    config = load_config(["data=smoke", *row.overrides, *more, f"seed={2025 + 10007*seed}"])
+    return config if row.strength == 1 else replace(config, loss=louder(config.loss, row.strength))
+
+
+def louder(loss, strength: float):
+    "The same loss with all symbolic weights multiplied."
+    from spectramind.symbolic.rules import RULES
+    terms = {t: replace(getattr(loss, t), lam=strength*getattr(loss, t).lam) for t in TERMS}
+    rules = [asdict(r) | dict(weight=strength*r.weight) for r in RULES]
+    return replace(loss, **terms, symbolic=replace(loss.symbolic, rules=rules))
 
 
 def do_task(task: Task) -> str:
@@ -212,12 +219,11 @@ def do_task(task: Task) -> str:
     train, fold, test, _, _ = physics(task.world, task.n_train, task.args)
     train, fold = some(train, fold, task.labels, task.seed)
     if config.model.ensemble.folds != 5: fold = fold_of(train.planet_id, config.model.ensemble.folds, config.seed)
-    start = None
-    if task.row.pretrained: start = pretrained_weights(task.args, task.seed)
+    start, scaling = pretrained_weights(task.args, task.seed) if task.row.pretrained else (None, None)
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder, single_threaded_blas():
         ensemble, held, reports = train_ensemble(train, fold, network_config(config.model.network), train_config(config), folder, EnsembleConfig(**asdict(config.model.ensemble)),
-                                                 supervised=supervised_phase(config.loss, shape_spread(train.label)), pretrained=start, tell=lambda told: None)
+                                                 supervised=supervised_phase(config.loss, shape_spread(train.label)), pretrained=start, scaling=scaling, tell=lambda told: None)
         trained_s = time.process_time() - began
         own = ensemble.predict(train)
         oof = held | dict(label=train.label, fold=fold, latent=own["latent"])
@@ -253,31 +259,47 @@ def apply_steps(steps: list, found: dict, folder: Path) -> np.ndarray:
     return read_calibration(folder).apply(found["sigma"], found["latent"])
 
 
-def pretrained_weights(args, seed: int) -> dict:
-    "Weights trained on planets of many worlds: masked bins, then labels."
-    from spectramind.network.spectramind import build_network
-    from spectramind.pipeline.learning import network_config, shape_spread, supervised_phase, train_config
+def weights_folder(args, seed: int) -> Path: return Path(args.work)/pretraining_code()/f"pretrained_{args.seed}_{args.pretrain}_{seed}"
+
+
+def make_weights(task: tuple) -> str:
+    "Train on planets of many worlds (masked bins, then labels), with what `spectramind pretrain` does, unless that has been done."
+    import torch
+    from spectramind.pipeline.pretraining import fit_network
+    from spectramind.symbolic.pack import StarTable
+    args, seed = task
+    folder = weights_folder(args, seed)
+    if (folder/"done.json").exists(): return "there"
+    torch.set_num_threads(1)
+    stars = StarTable(o.planet.star for o in orders("many", "pretrain", args.pretrain, args))
+    report, scores = fit_network(config_of(Row("pretraining"), seed), many_worlds(args), stars, folder)
+    write_json(folder/"done.json", dict(scores=scores, epochs=len(report.history)))
+    return "trained"
+
+
+def pretrained_weights(args, seed: int) -> tuple:
+    "Weights, and the scaling they were trained with."
     from spectramind.training.checkpoints import read_weights
-    from spectramind.training.curriculum import MAE
-    from spectramind.training.dataset import fit_scaling
-    from spectramind.training.trainer import Trainer
-    folder = Path(args.work)/learning_code()/f"pretrained_{args.seed}_{seed}"
-    if not (folder/"model.safetensors").exists():
-        train, fold = many_worlds(args)
-        config = config_of(Row("pretraining", ("train.phase=all", "train.epochs_contrastive=0", "train.epochs_mae=10")), seed)
-        inside, outside = np.flatnonzero(fold != 0), np.flatnonzero(fold == 0)
-        model = build_network(network_config(config.model.network), train.series.shape[2], train.nodes.shape[2], train.planet.shape[1], seed=config.seed)
-        Trainer(model, train, inside, outside, fit_scaling(train, inside), folder, train_config(config), (MAE(), supervised_phase(config.loss, shape_spread(train.label))), tell=lambda told: None).fit()
-    return read_weights(folder)[0]
+    from spectramind.training.dataset import Scaling
+    make_weights((args, seed))
+    weights, info = read_weights(weights_folder(args, seed))
+    return weights, Scaling.from_dict(info["scaling"])
 
 
-def many_worlds(args) -> tuple:
-    "Examples of the planets that are pre-trained on, and their folds."
-    found = [(*read_order(o), o.planet.depth) for o in orders("many", "pretrain", args.pretrain, args)]
-    found = [x for x in found if not x[0].quality.get("flag", False)]
-    folds = group_kfold(sorted(p.planet_id for p, _, _ in found), 5, 2025)
-    with single_threaded_blas(): _, mu, sigma = cross_fit([p for p, _, _ in found], np.array([d for _, _, d in found]), folds)
-    return stack_examples([p for p, _, _ in found], [l for _, l, _ in found], mu, sigma, np.array([d for _, _, d in found])), np.array([folds[p.planet_id] for p, _, _ in found])
+def many_worlds(args) -> Examples:
+    "Examples of the planets that are pre-trained on; made once for all seeds."
+    from spectramind.pipeline.pretraining import learn_world_prior
+    from spectramind.pipeline.worlds_fitted import row_of
+    path = Path(args.work)/pretraining_code()/f"many_{args.seed}_{args.pretrain}.npz"
+    if not path.exists():
+        todo, read = orders("many", "pretrain", args.pretrain, args), lambda o: (*read_order(o), o.planet.depth)
+        prior, rows = learn_world_prior(map(read, todo[:PRIOR]), 2025)
+        for o in todo[PRIOR:]:
+            posterior, look, label = read(o)
+            with single_threaded_blas(): spectra = predict_spectra([posterior], prior)
+            if spectra.origin[0] == "physics": rows.append(row_of(posterior, look, label, spectra.mu[0], spectra.sigma[0]))
+        write_npz(path, **pack(join_rows(rows)))
+    return Examples(**{k: tuple(map(str, v)) if k == "names" else v for k, v in read_npz(path).items()})
 
 
 # ---------------------------------------------------------------------------------------------------------- judging
@@ -343,36 +365,86 @@ def physics_row(world, n, args) -> list:
     return ["physics only", f"{r.total:.4f}", f"{r.fgs1:.3f}", f"{r.airs:.3f}", "", "", ""]
 
 
-def prove_headline(args, world="mismatch") -> dict:
+STEPS = ("temperature", "COREL", "outliers")
+
+
+def in_use(results: list) -> str:
+    "How often each step of the calibration was let in."
+    used = np.array([r["used"] for r in results])
+    return "Steps of the calibration in use: " + ", ".join(f"{name} in {int(k)} of {len(used)}" for name, k in zip(STEPS, used.sum(0))) + "."
+
+
+def wrong_sigma(results: list, factor: float) -> list:
+    "What temperature does, on other folds, to held-out error bars that are wrong by a known factor: (gain, lower limit, upper limit), and the factors on sigma that it finds, for each row."
+    from spectramind.pipeline.calibration import judge_temperature
+    config, found = load_config(["data=smoke"]), []
+    for r in results:
+        step = judge_temperature(dict(label=r["label"], mu=r["oof_mu"], sigma=factor*r["oof_before"], fold=r["fold"]), config.uncertainty, config.seed)
+        found.append((tuple(step.document["gain"]), np.median(step.sigma/(factor*r["oof_before"]), 0) if step.used else np.ones(283)))
+    return found
+
+
+def prove_temperature(results: list) -> tuple:
+    "Text, table and bars about temperature: where it is in use, and where it must be."
+    gains = [tuple(r["gain"][0]) for r in results]
+    text = ["Held-out gain of temperature, nats per cell: " + "; ".join(signed(g) for g in gains) + "."]
+    bars, rows = [], []
+    if any(r["used"][0] for r in results): bars.append(bar("temperature, where it is in use: lower limit of the held-out gain, nats per cell", min(g[1] for g, r in zip(gains, results) if r["used"][0]), low=1e-6, digits=5))
+    else: text.append("It is not in use: these error bars do not need a factor (bars below: they get one when they do).")
+    for factor in (.8, 1.25):
+        found = wrong_sigma(results, factor)
+        rows.append([f"x {factor:g}", "; ".join(signed(g) for g, _ in found), *(f"{np.mean([f[bins].mean() for _, f in found]):.3f}" for bins in (slice(0, 1), slice(1, None))), f"{1/factor:.3f}"])
+        bars.append(bar(f"temperature, held-out sigma x {factor:g}: lower limit of the gain on other folds, nats per cell", min(g[1] for g, _ in found), low=1e-6, digits=5))
+    table = dict(caption="Temperature on error bars that are made wrong on purpose (held-out planets, judged on other folds)",
+                 header=["sigma", "gain, nats per cell", "factor found, FGS1", "factor found, AIRS", "factor that undoes it"], rows=rows)
+    return text, table, bars
+
+
+def prove_coverage(test: Examples, results: list) -> tuple:
+    "Numbers, table and bars about central intervals."
+    rows, numbers, bars = [], {}, []
+    for level in (.5, .6827, .9, .95):
+        found = [coverage(test, r["mu"], r["sigma"], level) for r in results]
+        mean = {k: float(np.mean([f[k] for f in found])) for k in found[0]}
+        numbers[f"coverage {level}"] = mean
+        rows.append([f"{100*level:.0f} %", *(f"{100*v:.1f}" for v in mean.values())])
+        if level != .9: continue
+        chance = 100*np.sqrt(.09/len(test))                       # one FGS1 cell a planet: this much is chance
+        for k in ("all", "airs", "fgs1"): bars.append(bar(f"90 % intervals, {k}: percentage points off" + (f" (binomial error {chance:.1f})" if k == "fgs1" else ""), 100*abs(mean[k] - .9), high=2., digits=1))
+        bars += [bar(f"90 % intervals, {k}: percentage points off", 100*abs(v - .9), high=4., digits=1) for k, v in mean.items() if "third" in k]
+    return numbers, dict(caption="Share of true values inside central intervals (%), mean over seeds", header=["interval", *mean], rows=rows), bars
+
+
+def prove_headline(args) -> dict:
     "The default model with all labels."
-    n = args.train if world == "mismatch" else args.calm_train
-    tasks = [Task(world, n, n, ROWS[0], s, args) for s in SEEDS[:1]]
-    carry_out(tasks, args, f"{world}, {n} labels")
-    s = summary(tasks)
-    train, _, test, naive, flagged = physics(world, n, args)
-    results = [read_npz(t.path) for t in tasks]
-    bars = [bar(f"{world}: gain over the physics", s["gain"][0], low=.02 if world == "mismatch" else -.003, digits=4)]
-    numbers = {k: v for k, v in s.items() if k != "each"} | dict(flagged=flagged, n_test=len(test))
-    text = [f"{n} training planets, {len(test)} test planets ({flagged} more were flagged and count in neither), seed {args.seed}. Intervals: bootstrap over test planets."]
-    tables = [dict(caption=f"World: {world}", header=HEADER, rows=[physics_row(world, n, args), table_row("full system", s)])]
-    if world == "mismatch":
-        bars.append(bar("mismatch: lower limit of the gain", s["gain"][1], low=0., digits=4))
-        rows = []
-        for level in (.5, .6827, .9, .95):
-            found = [coverage(test, r["mu"], r["sigma"], level) for r in results]
-            mean = {k: float(np.mean([f[k] for f in found])) for k in found[0]}
-            numbers[f"coverage {level}"] = mean
-            rows.append([f"{100*level:.0f} %", *(f"{100*v:.1f}" for v in mean.values())])
-            if level == .9:
-                bars += [bar(f"90 % intervals, {k}: percentage points off", 100*abs(mean[k] - .9), high=2., digits=1) for k in ("all", "airs", "fgs1")]
-                bars += [bar(f"90 % intervals, {k}: percentage points off", 100*abs(v - .9), high=4., digits=1) for k, v in mean.items() if "third" in k]
-        tables.append(dict(caption="Share of true values inside central intervals (%)", header=["interval", *mean], rows=rows))
-        gains = np.array([r["gain"][0] for r in results])
-        numbers["temperature"] = gains.tolist()
-        text.append("Held-out gain of temperature, nats per cell: " + "; ".join(signed(tuple(g)) for g in gains) + ".")
-        bars.append(bar("temperature: held-out gain, nats per cell", float(gains[:, 0].mean()), low=0., digits=4))
-        bars += [bar("training, minutes on one core", float(np.mean(s["train_s"]))/60, high=20., digits=1), bar("inference, s per planet", float(np.mean(s["predict_s"])), high=.1)]
-    return dict(title=f"Headline, {world}", text=text, tables=tables, bars=bars, numbers=numbers)
+    n = args.train
+    tasks = [Task("mismatch", n, n, ROWS[0], s, args) for s in SEEDS]
+    carry_out(tasks, args, f"mismatch, {n} labels")
+    s, results = summary(tasks), [read_npz(t.path) for t in tasks]
+    _, _, test, _, flagged = physics("mismatch", n, args)
+    bars = [bar("mismatch: gain over the physics", s["gain"][0], low=.02, digits=4), bar("mismatch: lower limit of the gain", s["gain"][1], low=0., digits=4)]
+    numbers, covered, more = prove_coverage(test, results)
+    about, table, other = prove_temperature(results)
+    bars += more + other + [bar("training, minutes on one core", float(np.mean(s["train_s"]))/60, high=20., digits=1), bar("inference, s per planet", float(np.mean(s["predict_s"])), high=.1)]
+    text = [f"{n} training planets, {len(test)} test planets ({flagged} more were flagged and count in neither), seed {args.seed}, {len(tasks)} seeds of the network. Intervals: bootstrap over test planets.", *about, in_use(results)]
+    tables = [dict(caption="World: mismatch", header=HEADER, rows=[physics_row("mismatch", n, args), table_row("full system", s)]), covered, table]
+    return dict(title="Headline, mismatch", text=text, tables=tables, bars=bars, numbers={k: v for k, v in s.items() if k != "each"} | numbers | dict(flagged=flagged, n_test=len(test), temperature=[r["gain"][0].tolist() for r in results]))
+
+
+def prove_calm(args) -> dict:
+    "The default model where there is nothing to learn, with few labels and with all."
+    rows, bars, numbers, results = [], [], {}, []
+    for n in [k for k in (20, 100) if k < args.calm_train] + [args.calm_train]:
+        tasks = [Task("calm", n, n, ROWS[0], s, args) for s in SEEDS]
+        carry_out(tasks, args, f"calm, {n} labels")
+        s = summary(tasks)
+        results += [read_npz(t.path) for t in tasks]
+        rows += [[f"physics only, {n} labels", *physics_row("calm", n, args)[1:]], table_row(f"full system, {n} labels", s)]
+        bars.append(bar(f"calm, {n} labels: gain over the physics", s["gain"][0], low=-.003, digits=4))
+        numbers[str(n)] = {k: v for k, v in s.items() if k != "each"}
+    _, _, test, _, flagged = physics("calm", args.calm_train, args)
+    text = [f"{len(test)} test planets ({flagged} more were flagged and count in neither), seed {args.seed}, {len(SEEDS)} seeds of the network. Prior and network are learnt from the same labels. Intervals: bootstrap over test planets.", in_use(results)]
+    return dict(title="Headline, calm", text=text, tables=[dict(caption="World: calm", header=HEADER, rows=rows)], bars=bars, numbers=numbers)
 
 
 def prove_rows(args) -> dict:
@@ -381,10 +453,11 @@ def prove_rows(args) -> dict:
     if not args.only_done: carry_out([t for tasks in todo.values() for t in tasks], args, "rows")
     found = {name: summary(tasks) for name, tasks in todo.items() if not args.only_done or all(t.path.exists() for t in tasks)}
     missing = [name for name in todo if name not in found]
+    results = [read_npz(t.path) for name in found for t in todo[name] if not t.row.derived]
     compared = {row.name: row.against or ROWS[0].name for row in ROWS}
     rows = [table_row(name, s, None if name == ROWS[0].name else found[compared[name]]["each"]) for name, s in found.items()]
     text = [f"{args.labels} labelled planets (of the {args.train} that the physics' prior was learnt from), {args.test} test planets; three seeds, which change initial weights and which planets have labels; three folds, 15 epochs at most.",
-            "Rows that begin with 'small' are compared with the small model, the last one with the quantile head."] + ([f"Not run yet: {'; '.join(missing)}."] if missing else [])
+            "Rows that begin with 'small' are compared with the small model, the last one with the quantile head."] + ([in_use(results)] if results else []) + ([f"Not run yet: {'; '.join(missing)}."] if missing else [])
     return dict(title="Rows", text=text, tables=[dict(caption="Ablations", header=HEADER, rows=[physics_row("mismatch", args.train, args), *rows])], bars=[], numbers={k: {a: b for a, b in v.items() if a != "each"} for k, v in found.items()})
 
 
@@ -393,12 +466,12 @@ def prove_learning(args) -> dict:
     rows, numbers = [], {}
     for n in [k for k in map(int, args.curve.split(",")) if k < args.train] + [args.train]:
         row = ROWS[0] if n >= 20 else None
-        tasks = [Task("mismatch", n, n, row, s, args) for s in (SEEDS if n < 300 else SEEDS[:1])]
+        tasks = [Task("mismatch", n, n, row, s, args) for s in SEEDS]
         carry_out(tasks, args, f"{n} labels")
         s = summary(tasks)
         rows += [[str(n), *physics_row("mismatch", n, args)[:4], "", ""], [str(n), *table_row("full system", s)[:5], " ".join(f"{a:g}/{b:g}" for a, b in s["gates"]), f"{np.mean(s['train_s'])/60:.1f}"]]
         numbers[str(n)] = {k: v for k, v in s.items() if k != "each"}
-    return dict(title="Learning curve", text=["Prior and network are learnt from the same labels; gates are the shares of the network in FGS1/AIRS for each seed; below 300 labels three seeds, from there one."],
+    return dict(title="Learning curve", text=["Prior and network are learnt from the same labels; gates are the shares of the network in FGS1/AIRS for each seed."],
                 tables=[dict(caption="Score against labels", header=["labels", "row", "score", "FGS1", "AIRS", "gain over the physics (95 %)", "gates", "training, core minutes"], rows=[[*r] for r in rows])], bars=[], numbers=numbers)
 
 
@@ -411,7 +484,8 @@ def carry_out(tasks: list, args, what: str) -> None:
     if todo: run(do_order, [(str(o.path), o) for o in todo], args.workers, f"{what}: light curves")
     for world, n in sorted(worlds): physics(world, n, args)
     if any(t.row.pretrained and not t.path.exists() for t in tasks):
-        for s in SEEDS: pretrained_weights(args, s)
+        many_worlds(args)
+        run(make_weights, [(f"weights {s}", (args, s)) for s in SEEDS], args.workers, f"{what}: weights to start from")
     todo = [t for t in tasks if not t.path.exists()]
     if todo: run(do_task, [(str(t.path), t) for t in todo], args.workers, f"{what}: networks")
 
@@ -422,11 +496,13 @@ def prove_pretraining(args) -> dict:
     carry_out([t for tasks in todo.values() for t in tasks], args, "pre-training")
     found = {name: summary(tasks) for name, tasks in todo.items()}
     rows = [table_row(name, s, None if name == ROWS[0].name else found[ROWS[0].name]["each"]) for name, s in found.items()]
-    text = [f"As the rows; pre-training on {args.pretrain} planets of other worlds (laws, pointing and calibration errors drawn at random): masked phase, then their labels."]
+    text = [f"As the rows; pre-training on {args.pretrain} planets of other worlds (laws, pointing and calibration errors drawn at random), with `spectramind pretrain`'s settings: masked phase, then their labels. The scaling of the inputs is that of pre-training."]
+    judged = [read_json(weights_folder(args, s)/"done.json")["scores"] for s in SEEDS]
+    text.append(f"On planets of those worlds that were held out the official score is {np.mean([j['physics'] for j in judged]):.4f} by the physics and {np.mean([j['network'] for j in judged]):.4f} by the network.")
     return dict(title="Pre-training", text=text, tables=[dict(caption="Pre-training", header=HEADER, rows=rows)], bars=[], numbers={k: {a: b for a, b in v.items() if a != "each"} for k, v in found.items()})
 
 
-PARTS = dict(headline=prove_headline, calm=lambda args: prove_headline(args, "calm"), rows=prove_rows, learning=prove_learning, pretraining=prove_pretraining)
+PARTS = dict(headline=prove_headline, calm=prove_calm, rows=prove_rows, learning=prove_learning, pretraining=prove_pretraining)
 
 
 def main() -> int:

@@ -31,7 +31,7 @@ def white_noise(work: Path) -> dict:
 
 def oracle(work: Path, seed: int, n: int, law: str) -> dict:
     "Score of the oracle on the light curves of this run, and the largest |z| in the submission (rows that are not trusted are wide)."
-    from proof_curves import oracle_posterior, oracle_prior
+    from spectramind.scoring.oracle import oracle_posterior, oracle_prior
     from spectramind.challenge.planets import read_labels
     from spectramind.core.nouns import Spectra
     from spectramind.lightcurve.prior import apply_prior

@@ -42,13 +42,14 @@ from spectramind.lightcurve import prior as prior_room
 from spectramind.lightcurve.drift import legendre_basis, unit_interval
 from spectramind.lightcurve.fit import FitConfig
 from spectramind.lightcurve.model import distance_and_slopes
-from spectramind.lightcurve.noise import noise_ratio
-from spectramind.lightcurve.prior import apply_prior, fit_prior, learn_prior, predict_spectra, prior_row
-from spectramind.physics.transit import duration_h, law_flux, projected_distance, quadratic_flux_grad
+from spectramind.lightcurve.prior import apply_prior, learn_prior, predict_spectra, prior_row
+from spectramind.physics.transit import duration_h, quadratic_flux_grad
 from spectramind.pipeline.executor import choose_workers, run_units
 from spectramind.pipeline.products import posterior_arrays, posterior_from
 from spectramind.pipeline.units import fit_sound
-from spectramind.scoring.score import SIGMA_CLIP, naive_statistics, score, score_cells, wilson_interval
+from spectramind.scoring.oracle import ORACLE_STEPS, oracle_drift, oracle_planets, oracle_posterior, oracle_prior, oracle_transit, oracle_weight
+from spectramind.scoring.score import SIGMA_CLIP, naive_statistics, score, score_cells
+from spectramind.scoring.shares import wilson
 from spectramind.scoring.submission import clamp
 from spectramind.simulate.curves import simulate_light_curves
 from spectramind.simulate.population import WINDOW_H, Planet, draw_mid_times, draw_population
@@ -222,84 +223,6 @@ def spoilt(curves: list, spoil: str, rng: np.random.Generator) -> list:
     "Light curves after a mishap: in every visit, or for 'one ...' in one of them."
     chosen = int(rng.integers(len(curves))) if spoil.startswith("one ") else None
     return [SPOILS[spoil](c, rng) if spoil and chosen in (None, v) else c for v, c in enumerate(curves)]
-
-
-# ---------------------------------------------------------------------------------------------------------- the oracle
-
-ORACLE_STEPS = 4
-
-
-def oracle_drift(curves: LightCurves, planet: Planet, seed: int, scale: float, spec: ProfileSpec) -> np.ndarray:
-    "The true gain (time, 283), drawn again exactly as `simulate.visit.star_factor` draws it, on the clock of the simulation."
-    light_curves = "simulated" in curves.meta # no frames: the simulation's clock is that of the curves
-    out = []
-    for name, width, own in (("FGS1", 1, curves.fgs1_time_h), ("AIRS-CH0", AIRS_COLUMNS, curves.time_h)):
-        clock = own if light_curves else pair_times(spec, name)[1].mean(1)
-        rng = rng_for(seed, "simulate", "drift", planet.planet_id, curves.visit, name)
-        f, g = draw_drift(rng, clock/WINDOW_H, np.linspace(0, 1, width), scale*rng.uniform(.2e-3, 2.5e-3))
-        f = np.interp(curves.time_h, clock, f)
-        out.append(np.multiply.outer(f, g if name == "FGS1" else flip_columns(g)))
-    return 1 + np.concatenate(out, axis=1)
-
-
-def oracle_transit(curves: LightCurves, planet: Planet, depth: np.ndarray, points: int = 5) -> tuple:
-    "The true transit with trial depths, averaged over each time bin, and its slope with depth: both (time, 283)."
-    size = float(np.median(np.diff(curves.time_h)))
-    times = curves.time_h[:, None] + size*((np.arange(points) + .5)/points - .5)
-    z = projected_distance(times.ravel(), planet.t0_h[curves.visit], planet.period_d, planet.a_rs, planet.inc_deg)
-    k = np.sqrt(np.maximum(depth, 1e-8))
-    flux, slope, near = np.ones((len(z), len(k))), np.zeros((len(z), len(k))), z < 1 + 1.01*k.max()
-    if planet.law == "quadratic": flux[near], slope[near] = quadratic_flux_grad(z[near], k, planet.coeffs[:, 0], planet.coeffs[:, 1])[:2]
-    else:
-        flux[near], step = law_flux(z[near], k, planet.law, planet.coeffs), 1e-5*k
-        slope[near] = (law_flux(z[near], k + step, planet.law, planet.coeffs) - flux[near])/step
-    def average(a): return a.reshape(len(times), points, -1).mean(1)
-    return average(flux), average(slope)/(2*k)
-
-
-def oracle_weight(curves: LightCurves, noise: str) -> np.ndarray:
-    "Inverse variance (time, 283) in 1/e-^2: as it is given, or times the ratio that the fit itself would measure."
-    valid = curves.valid & np.isfinite(curves.flux) & (curves.variance > 0)
-    ratio = np.ones(curves.flux.shape[1])
-    if noise == "measured":
-        ratio[1:] = noise_ratio(np.where(valid, curves.flux, 0.)[:, 1:], curves.variance[:, 1:], valid[:, 1:])
-        own = curves.fgs1_valid & np.isfinite(curves.fgs1_flux) & (curves.fgs1_variance > 0)
-        ratio[:1] = noise_ratio(*(a[:, None] for a in (np.where(own, curves.fgs1_flux, 0.), curves.fgs1_variance, own)))
-    return np.where(valid, 1/np.where(valid, curves.variance*ratio, 1.), 0.)
-
-
-def oracle_posterior(curves: list, planet: Planet, seed: int, conditions: Conditions = Conditions(), noise: str = "given",
-                     spec: ProfileSpec = PROFILES["science"]) -> DepthPosterior:
-    """What the light curves say about the depths when all else is known: orbit, limb darkening, drift and noise; star levels and depths are free.
-
-    Takes simulated light curves, or those of frames that were simulated with `spec`; for these, noise='measured' is the honest choice."""
-    if noise not in ("given", "measured"): raise UsageError(f"noise: found {noise!r}, wanted given or measured")
-    V, depth = len(curves), planet.depth.copy()
-    drift = [oracle_drift(c, planet, seed, conditions.drift_scale, spec) for c in curves]
-    scale = [np.array([np.median(f[ok]) if ok.any() else 1. for f, ok in zip(c.flux.T, c.valid.T)]) for c in curves]
-    flux, weight, level = [np.where(c.valid, c.flux, 0.)/s for c, s in zip(curves, scale)], [oracle_weight(c, noise)*s*s for c, s in zip(curves, scale)], np.ones((V, 283))
-    for _ in range(ORACLE_STEPS):
-        H, g = np.zeros((283, V + 1, V + 1)), np.zeros((283, V + 1))
-        for v, c in enumerate(curves):
-            transit, slope = oracle_transit(c, planet, depth)
-            by_level, by_depth = drift[v]*transit, level[v]*drift[v]*slope
-            pull = weight[v]*(flux[v] - level[v]*by_level)
-            H[:, v, v] += (weight[v]*by_level**2).sum(0)
-            H[:, v, V] = H[:, V, v] = (weight[v]*by_level*by_depth).sum(0)
-            H[:, V, V] += (weight[v]*by_depth**2).sum(0)
-            g[:, v] += (by_level*pull).sum(0)
-            g[:, V] += (by_depth*pull).sum(0)
-        H[:, range(V + 1), range(V + 1)] += 1e-2 # a wavelength without data stays where it is
-        step = np.linalg.solve(H, g[..., None])[..., 0]
-        level, depth = level + step[:, :V].T, np.clip(depth + step[:, V], 1e-7, .25)
-    variance = np.linalg.inv(H)[:, V, V]
-    return DepthPosterior(planet.planet_id, depth, np.diag(variance), quality=dict(flag=False, reason="", oracle=noise))
-
-
-@lru_cache(maxsize=4)
-def oracle_prior(n: int, seed: int):
-    "The prior learnt from the true spectra of many other planets: without fits there is nothing to recalibrate, and the transit model is exact."
-    return replace(fit_prior(np.array([p.depth for p in population("oracle", n, seed)])), model_error=0.)
 
 
 # ---------------------------------------------------------------------------------------------------------- fits, kept on disk
@@ -536,7 +459,8 @@ def nominal_prior(setting: Setting):
 def test_orders(setting: Setting) -> list:
     "The test planets, fitted, with the oracle's answers; none of them is a training planet."
     orders = setting.orders("nominal", "test", setting.test, oracle=True)
-    assert_no_leakage([o.planet.planet_id for o in orders], [p.planet_id for role, n in (("train", setting.train), ("oracle", setting.oracle_labels)) for p in population(role, n, setting.seed)])
+    others = population("train", setting.train, setting.seed) + oracle_planets(setting.oracle_labels, setting.seed)
+    assert_no_leakage([o.planet.planet_id for o in orders], [p.planet_id for p in others])
     setting.carry_out(orders, "test planets")
     return orders
 
@@ -588,7 +512,7 @@ def coverage_rows(judged: Judged, kind: str, rows: np.ndarray, label: str) -> li
     "Table rows: observed coverage in percent with its interval, one trial per planet."
     n, out = int(rows.sum()), []
     for target, shares in shares_inside(judged, kind, rows).items():
-        cells = [f"{100*s:.1f} ({100*low:.0f} to {100*high:.0f})" for s, (low, high) in ((s, wilson_interval(s, n)) for s in shares)]
+        cells = [f"{100*s:.1f} ({100*low:.0f} to {100*high:.0f})" for s, (low, high) in ((s, map(float, wilson(s, n))) for s in shares)]
         out.append([label, target, n, *cells])
     return out
 
@@ -905,7 +829,7 @@ def false_row(name: str, z: np.ndarray) -> tuple:
     cells, numbers = [], dict(bands=len(z), rms=float(np.sqrt((z**2).mean())))
     for threshold in (1.96, 2.58):
         share = float((np.abs(z) > threshold).mean())
-        low, high = wilson_interval(share, len(z))
+        low, high = map(float, wilson(share, len(z)))
         cells.append(f"{100*share:.1f} ({100*low:.1f} to {100*high:.1f})")
         numbers[str(threshold)] = [share, low, high]
     return [name, len(z), *cells, f"{numbers['rms']:.2f}"], numbers

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['ROOMS', 'main']
 
-# %% ../nbs/90_pipeline/90_main.ipynb #3ea2c70f
-from .pipeline import cli_ablate, cli_kaggle, cli_tools
+# %% ../nbs/90_pipeline/90_main.ipynb #e7e5fa9f
+from .pipeline import cli_ablate, cli_kaggle, cli_pretrain, cli_tools
 from .pipeline.cli import app
 
-ROOMS = (cli_tools, cli_ablate, cli_kaggle)   # imported for their commands
+ROOMS = (cli_tools, cli_ablate, cli_pretrain, cli_kaggle)   # imported for their commands
 
 def main():
     "The console script."

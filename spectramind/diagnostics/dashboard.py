@@ -27,8 +27,8 @@ from ..scoring.score import ScoreReport
 # %% ../../nbs/85_diagnostics/90_dashboard.ipynb #5629c98c
 MAX_PAGE_BYTES = 15_000_000
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #af9c6966
-COLUMNS = dict(planet='planet', origin='origin', score='score', score_physics='score of the physics', fgs1_depth_ppm='FGS1 depth (ppm)',
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #e3ecc630
+COLUMNS = dict(planet='planet', origin='origin', score='score', score_physics='score of the physics', score_oracle='score of the oracle', fgs1_depth_ppm='FGS1 depth (ppm)',
     fgs1_sigma_ppm='FGS1 sigma (ppm)',
                fgs1_error_ppm='FGS1 error (ppm)', airs_depth_ppm='AIRS depth (ppm)', airs_sigma_ppm='AIRS sigma (ppm)',
                airs_rmse_ppm='AIRS rms error (ppm)', largest_z='largest |z|', note='note')
@@ -40,13 +40,14 @@ def planet_rows(
     notes:dict|None=None,          # planet id -> one line
     truth:dict|None=None,          # planet id -> (283,) depth
     before:ScoreReport|None=None,  # the physics alone, where a network has changed it
+    oracle:dict|None=None,         # planet id -> score of one who is told orbit, limb darkening and drift
 )->list[dict]:                     # one row per planet, COLUMNS -> value
     "The planet table: depths, uncertainties, origin; scores and errors where the truth is known. Mean depth and median sigma stand for AIRS."
     def scores(r): return {} if r is None else {int(p): float(v) for p, v in zip(r.planet_id, r.per_planet)}
     judged, alone, rows = scores(report), scores(before), []
     for k, p in enumerate(int(p) for p in spectra.planet_id):
         mu, sigma, true = 1e6*spectra.mu[k], 1e6*spectra.sigma[k], (truth or {}).get(p)
-        row = dict(planet=p, origin=spectra.origin[k] if spectra.origin else '', score=judged.get(p), score_physics=alone.get(p),
+        row = dict(planet=p, origin=spectra.origin[k] if spectra.origin else '', score=judged.get(p), score_physics=alone.get(p), score_oracle=(oracle or {}).get(p),
             fgs1_depth_ppm=float(mu[0]), fgs1_sigma_ppm=float(sigma[0]),
                    fgs1_error_ppm=None, airs_depth_ppm=float(mu[1:].mean()), airs_sigma_ppm=float(np.median(sigma[1:])), airs_rmse_ppm=None,
                    largest_z=None)
@@ -99,7 +100,7 @@ def planet_table(
             f'<div class="scroll tall card" tabindex="0" role="region" aria-label="Table of planets"><table id="planet-table" style="min-width:{sum(widths):g}rem"><colgroup>{columns}</colgroup><thead><tr>{"".join(map(head, names))}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
             f'<p id="filter-none" class="soft" hidden>No planet matches.</p></div><p class="soft small">A heading sorts, an id opens a planet. Conditions such as <code>score&lt;0.6</code> know {known}.</p>')
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #76658a2e
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #f199e21f
 def _meter(
     value:float, # 0 to 1
     low:float,   # the bar's left end
@@ -121,7 +122,8 @@ def run_tiles(
     "The headline: score, coverage, errors, planets; each only when the card has it."
     found = []
     if card.get('score') is not None:
-        alone = f'; physics alone {card["score_physics"]:.4f}' if card.get('score_physics') is not None else ''
+        beside = dict(score_physics='physics alone', score_oracle='the oracle')
+        alone = ''.join(f'; {name} {card[key]:.4f}' for key, name in beside.items() if card.get(key) is not None)
         found.append(_tile('official score (0 to 1)', f'{card["score"]:.4f}',
             f'FGS1 part {card["score_fgs1"]:.3f}, AIRS part {card["score_airs"]:.3f}{alone}',
             _meter(card['score'], 0, card['score'], card.get('score_physics')), True))
@@ -138,14 +140,14 @@ def run_tiles(
         found.append(_tile('planets', f'{card["planets"]:,}', ', '.join(rest) or 'each with a row of its own'))
     return f'<div class="tiles">{"".join(found)}</div>' if found else ''
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #de4be3cc
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #fc485e0e
 _NAMES = {'held out physics': 'held-out score, physics', 'held out network': 'held-out score, network', 'held out gated': 'held-out score, as used',
     'share fgs1': 'network’s share of FGS1', 'share airs': 'network’s share of AIRS', 'white_light_noise': 'white light noise / expected',
           'gll': 'log-likelihood per cell (gll)', 'nll': 'its negative (nll)', 'naive_mean': 'naive depth', 'naive_sigma': 'naive sigma',
           'git_rev': 'commit',
           'config_sha256': 'SHA-256 of the configuration', 'time_utc': 'time (UTC)', 'mu_clamped': 'depths raised to 0',
           'sigma_floored_fgs1': 'FGS1 sigmas at the floor', 'sigma_floored_airs': 'AIRS sigmas at the floor'}
-_HEAD = {'title', 'subtitle', 'score', 'score_physics', 'score_fgs1', 'score_airs', 'coverage_68.27', 'coverage_68.27_interval', 'rmse_fgs1_ppm',
+_HEAD = {'title', 'subtitle', 'score', 'score_physics', 'score_oracle', 'score_fgs1', 'score_airs', 'coverage_68.27', 'coverage_68.27_interval', 'rmse_fgs1_ppm',
     'rmse_airs_ppm', 'planets', 'failed', 'prior_rows', 'flagged'}
 
 def run_facts(
@@ -164,17 +166,17 @@ def run_facts(
         rows.append(f'<div{" class=long" if len(shown) > 30 else ""}><dt>{escape(name)}</dt><dd{" class=code" if len(shown) >= 16 and shown.isalnum() else ""}>{escape(shown)}</dd></div>')
     return f'<div class="card full"><h3>This run</h3><dl>{"".join(rows)}</dl></div>' if rows else ''
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #679d4b4a
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #3b64b642
 def compared_table(
-    compared:Sequence, # dicts: name, what, report (ScoreReport)
+    compared:Sequence, # dicts: name, what, and report (ScoreReport) or figures (as `ScoreReport.metrics` has them)
 )->str:                # HTML
     "Scores side by side."
     if not compared: return ''
     def row(c):
-        r, m = c['report'], c['report'].metrics()
-        bar = f'<span class="bar" aria-hidden="true"><i style="width:{100*min(max(r.total, 0), 1):.0f}%"></i></span>'
-        return [Html(f'<b>{escape(c["name"])}</b><br><span class="soft small">{inline(c["what"])}</span>'), Html(f'{fixed(r.total, 4)}{bar}'),
-            fixed(r.fgs1, 3), fixed(r.airs, 3), f'{m["rmse_fgs1_ppm"]:,.0f}', f'{m["rmse_airs_ppm"]:,.0f}', f'{100*m["coverage_68.27"]:.0f} %']
+        m = c['figures'] if 'figures' in c else c['report'].metrics()
+        bar = f'<span class="bar" aria-hidden="true"><i style="width:{100*min(max(m["score"], 0), 1):.0f}%"></i></span>'
+        return [Html(f'<b>{escape(c["name"])}</b><br><span class="soft small">{inline(c["what"])}</span>'), Html(f'{fixed(m["score"], 4)}{bar}'),
+            fixed(m['score_fgs1'], 3), fixed(m['score_airs'], 3), f'{m["rmse_fgs1_ppm"]:,.0f}', f'{m["rmse_airs_ppm"]:,.0f}', f'{100*m["coverage_68.27"]:.0f} %']
     table = html_table(['judged', 'score', 'FGS1', 'AIRS', 'FGS1 rms (ppm)', 'AIRS rms (ppm)', 'inside ± 1 sigma'], [row(c) for c in compared],
         'Scores side by side', kinds=('what',))
     return f'<div class="card full"><h3>The score, against what?</h3>{table}<p class="soft small">1 is the ideal submission, 0 the naive one: mean and scatter of the training labels. Parts are not clipped.</p></div>'
@@ -255,10 +257,10 @@ def frame_tabs(
         return f'<section role="tabpanel" class="panel" id="{name}-panel" aria-labelledby="{name}-tab" tabindex="-1"{" hidden" if k else ""}><h2 class="hide">{escape(TABS[name])}</h2>{lead}{text}</section>'
     return f'<nav class="tabs" aria-label="Parts of this page"><div role="tablist" aria-label="Parts">{bar}</div></nav>\n<main>' + '\n'.join(panel(k, name, text) for k, (name, text) in enumerate(panels.items())) + '</main>'
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #b770cf0f
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #7eae4d42
 def page_panels(
     card:dict, planets:Sequence, spectra:Spectra|None, report:ScoreReport|None, notes:dict|None, before:ScoreReport|None,
-    compared:Sequence, tabs:dict, provenance:Sequence, numbers:Sequence, machine:dict|None, figures:dict, no_curves:str, store:dict,
+    compared:Sequence, oracle:dict|None, tabs:dict, provenance:Sequence, numbers:Sequence, machine:dict|None, figures:dict, no_curves:str, store:dict,
 )->dict:         # name of the tab -> HTML
     "Everything between the page's head and its foot; the arguments are those of `write_page`."
     times = TIMES if machine is not None else ''
@@ -268,7 +270,7 @@ def page_panels(
     panels = dict(overview=overview.replace('<div class="grid"></div>', ''))
     if spectra is not None:
         truth = {int(v.planet_id): v.truth for v in planets if v.truth is not None}
-        panels['planets'] = planets_panel(planet_rows(spectra, report, notes, truth, before), no_curves)
+        panels['planets'] = planets_panel(planet_rows(spectra, report, notes, truth, before, oracle), no_curves)
     for name in ('catalogue', 'injection', 'model', 'rules'):
         if tabs.get(name): panels[name] = ''.join(p if isinstance(p, Html) else show_parts([p] if not isinstance(p, list) else p, store)
             for p in _runs(tabs[name]))
@@ -286,7 +288,7 @@ def _runs(
         else: found.append([part])
     return found
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #b3b1fcc3
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #a2526a9c
 def write_page(
     path:str|Path,                # the HTML file
     run_card:dict,                # figures and facts; see above. `title` and `subtitle` are optional
@@ -295,7 +297,8 @@ def write_page(
     report:ScoreReport|None=None, # when the truth is known
     notes:dict|None=None,         # planet id -> one line for the table
     before:ScoreReport|None=None, # the physics alone, where a network has changed it
-    compared:Sequence=(),         # dicts: name, what, report
+    compared:Sequence=(),         # dicts: name, what, and report or figures
+    oracle:dict|None=None,        # planet id -> the oracle's score, for the table
     tabs:dict|None=None,          # 'overview', 'catalogue', 'injection', 'model', 'rules' -> list of `Picture`, `Missing` and `Html`
     provenance:Sequence=(), numbers:Sequence=(), # dicts: what, path, sha256, href
     machine:dict|None=None,       # 'times', 'runs' -> dict of head, rows (texts), lefts, note: what two runs may differ in
@@ -312,7 +315,7 @@ def write_page(
     if report is not None: card |= {key: value for key, value in report.metrics().items() if key not in run_card}
     if spectra is not None: planets = list(planets) or [PlanetView(int(p), m, s) for p, m, s in zip(spectra.planet_id, spectra.mu, spectra.sigma)]
     title = str(card.get('title', 'SpectraMind V50'))
-    panels = page_panels(card, planets, spectra, report, notes, before, compared, tabs or {}, provenance, numbers, machine, figures or {},
+    panels = page_panels(card, planets, spectra, report, notes, before, compared, oracle, tabs or {}, provenance, numbers, machine, figures or {},
         no_curves, store)
     body = [f'<header><h1>{escape(title)}</h1><button class="toggle" type="button">light / dark</button>'
             f'<p class="soft">{escape(str(card.get("subtitle", "From raw frames to exoplanet spectra with honest error bars")))}</p></header>',

@@ -83,7 +83,7 @@ def residual_statistics(
     bands = [np.log(np.maximum(power[a:b].mean(0), 1e-3)) for a, b in zip(np.r_[0, edges[1:3]], edges[1:])]
     return np.stack([*bands, np.clip((r**3).mean(0)/sd**3, -3, 3), np.clip((r**4).mean(0)/sd**4 - 3, -3, 9)], 1)
 
-# %% ../../nbs/60_network/00_features.ipynb #6ff3b231
+# %% ../../nbs/60_network/00_features.ipynb #34990b12
 def look_at_visit(
     posterior:DepthPosterior,  # the fit
     curves:LightCurves,        # one of its visits
@@ -104,10 +104,14 @@ def look_at_visit(
     drift = legendre_basis(unit_interval(time_h), 3, 1)
     parts = [pointing_shift(r, answer[:, i]/flux[:, i], drift, terms) for i, r in ((0, ratio[:, :1]), (1, ratio[:, 1:]), (1, white[:, 1:]))]
     each = {k: np.concatenate([parts[0][k], parts[1][k]]) for k in ("shift", "noise", "scatter", "sd")}
-    residual = np.column_stack([parts[0]["residual"], parts[1]["residual"]])
-    fold = np.column_stack([parts[0]["residual"], parts[2]["residual"]])
+    residual, dead = np.column_stack([parts[0]["residual"], parts[1]["residual"]]), ~np.isfinite(level)
+    fold, statistics = np.column_stack([parts[0]["residual"], parts[2]["residual"]]), residual_statistics(residual)
+    if dead.any():                                                             # nothing was seen there: no weight, and nothing to say
+        each = {k: np.where(dead, np.inf if k == "sd" else np.nan, v) for k, v in each.items()}
+        statistics[dead] = np.nan
+        if dead[0]: fold[:, 0], parts[0]["scatter"] = 0., np.ones(1)
     return each | dict(level=level, white_shift=parts[2]["shift"][0], white_noise=parts[2]["noise"][0], white_sd=parts[2]["sd"][0], beta=np.r_[parts[0]["beta"], parts[1]["beta"]],
-                       statistics=residual_statistics(residual), rings=ring_means(fold, z)/np.array([parts[0]["scatter"][0], parts[2]["scatter"][0]]),
+                       statistics=statistics, rings=ring_means(fold, z)/np.array([parts[0]["scatter"][0], parts[2]["scatter"][0]]),
                        time_h=time_h, series=np.column_stack([fold/np.array([parts[0]["scatter"][0], parts[2]["scatter"][0]]), (flux - 1)/np.maximum(1 - flux.min(0), 1e-6), terms]),
                        z=z, t0_h=posterior.nuisance["t0_h"][visit])
 
@@ -138,7 +142,7 @@ def planet_series(
         out[v*share:(v + 1)*share], valid[v*share:(v + 1)*share] = np.where(n[:, None] > 0, mean, 0.), n > 0
     return np.clip(np.nan_to_num(out), -20, 20), valid
 
-# %% ../../nbs/60_network/00_features.ipynb #652de0f9
+# %% ../../nbs/60_network/00_features.ipynb #62d34bd3
 NODE_FEATURES = ("is FGS1", "wavelength", "wavelength sin", "wavelength cos", "shape", "pull", "log sigma fit", "log sigma", "log light", "light", "1/light", "log scatter",
                  "low", "middle", "high", "skewness", "kurtosis")
 N_ARRANGE = 6        # AIRS bands in which light and pointing are summed up
@@ -154,6 +158,9 @@ def combined(
     mean = lambda key: np.nansum([wi.reshape(-1, *[1]*(l[key].ndim - 1))*l[key] for wi, l in zip(w, looks)], 0)
     out = {k: mean(k) for k in ("shift", "scatter", "level", "statistics")}
     out["noise"] = np.sqrt(np.nansum([(wi*l["noise"])**2 for wi, l in zip(w, looks)], 0))
+    never = ~(w.sum(0) > 0)
+    if never.any() and not never.all():                                       # no visit saw it: as the middle one of the others
+        for k in ("scatter", "statistics", "noise"): out[k][never] = np.median(out[k][~never], axis=0)
     out |= {k: sum(a*l[k] for a, l in zip(white, looks)) for k in ("white_shift", "beta", "rings")}
     out["white_noise"] = np.sqrt(sum((a*l["white_noise"])**2 for a, l in zip(white, looks)))
     return out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ACTIONS', 'MAKES', 'REPORTS', 'FILES', 'reported', 'simulate', 'data', 'calibrate', 'features', 'fit', 'train',
            'calibrate_temp', 'calibrate_corel', 'uncertainty', 'predict', 'submit', 'diagnose', 'diagnose_calibration',
-           'diagnose_inject', 'diagnose_symbolic', 'run', 'action', 'products_of', 'artifacts_of']
+           'diagnose_inject', 'diagnose_symbolic', 'pretrain', 'run', 'action', 'products_of', 'artifacts_of']
 
 # %% ../../nbs/90_pipeline/56_actions.ipynb #f4201260
 from pathlib import Path
@@ -55,7 +55,7 @@ def fit(config, tell)->dict:
     from spectramind.pipeline import stages
     return reported(stages.fit(config), config, tell)
 
-# %% ../../nbs/90_pipeline/56_actions.ipynb #78c57639
+# %% ../../nbs/90_pipeline/56_actions.ipynb #49e50480
 def train(config, tell)->dict:
     "The prior, and the ensemble where the settings ask for one; goes on where it was stopped."
     from spectramind.pipeline import stages
@@ -102,7 +102,7 @@ def uncertainty(config, tell)->dict:
 
 def predict(config, tell)->dict:
     "A spectrum with error bars for every test planet."
-    from spectramind.pipeline import stages
+    from spectramind.pipeline import stages, submitting
     from spectramind.pipeline.run import predict as with_or_without_network
     spectra, report = with_or_without_network(config)
     origins = {name: spectra.origin.count(name) for name in sorted(set(spectra.origin))}
@@ -110,18 +110,18 @@ def predict(config, tell)->dict:
     stages.write_bad_planets(config, [report])
     for o in report.bad[:10]: tell(f'  planet {o.key[1]} ({o.key[0]}): {o.failure.message}')
     if report.bad: tell(f'{len(report.bad)} bad planets: artifacts/reports/bad_planets.csv')
-    if config.predict.out_csv: stages.write_table(config, spectra, config.predict.out_csv)
+    if config.predict.out_csv: submitting.write_table(config, spectra, config.predict.out_csv)
     return {f'rows_{k}': v for k, v in origins.items()} | dict(planets_bad=len(report.bad))
 
 def submit(config, tell)->dict:
     "dist/submission.{csv,json,zip} from predictions."
-    from spectramind.pipeline import stages
-    manifest = stages.submit(config)
+    from spectramind.pipeline import submitting
+    manifest = submitting.submit(config)
     tell(f'submit: {manifest["rows"]} rows in layout {manifest["layout"]}, {manifest["mu_clamped"]} depths raised to zero, '
          f'{manifest["sigma_floored_fgs1"] + manifest["sigma_floored_airs"]} error bars raised to the floor')
     return dict(rows=manifest['rows'], mu_clamped=manifest['mu_clamped'])
 
-# %% ../../nbs/90_pipeline/56_actions.ipynb #f03e20eb
+# %% ../../nbs/90_pipeline/56_actions.ipynb #44b05135
 def diagnose(config, tell)->dict:
     "The dashboard, from what the stages have left, after a closer look where the settings ask for one."
     from spectramind.pipeline.report import diagnose_dashboard
@@ -158,6 +158,11 @@ def diagnose_symbolic(config, tell)->dict:
     for row in rows: tell(f'{row["name"]}: {row["mean"]:.3g} a planet, {row["planets"]} planets' + (f', most of all {row["worst_planet"]}' if row['worst_planet'] else '') + ('; part of the loss' if row['trained'] else ''))
     return dict(rules=len(rows), violation=float(arrays['violation'].sum(1).mean()))
 
+def pretrain(config, tell)->dict:
+    "Weights learnt from simulated planets of many worlds: artifacts/pretrained."
+    from spectramind.pipeline.pretraining import pretrain as learn
+    return learn(config, tell)
+
 def run(config, tell)->dict:
     "All stages, and the figures people want to see at the end."
     from spectramind.pipeline.report import score_lines
@@ -173,9 +178,9 @@ def run(config, tell)->dict:
     if summary.against: raise summary.against
     return summary.metrics()
 
-# %% ../../nbs/90_pipeline/56_actions.ipynb #553120bf
+# %% ../../nbs/90_pipeline/56_actions.ipynb #633e10a8
 ACTIONS = {'simulate': simulate, 'data': data, 'calibrate': calibrate, 'features': features, 'fit': fit, 'train': train, 'calibrate-temp': calibrate_temp, 'calibrate-corel': calibrate_corel,
-           'uncertainty': uncertainty, 'predict': predict, 'submit': submit, 'diagnose': diagnose, 'diagnose-calibration': diagnose_calibration, 'diagnose-inject': diagnose_inject, 'diagnose-symbolic': diagnose_symbolic, 'run': run, 'demo': run}
+           'uncertainty': uncertainty, 'predict': predict, 'submit': submit, 'diagnose': diagnose, 'diagnose-calibration': diagnose_calibration, 'diagnose-inject': diagnose_inject, 'diagnose-symbolic': diagnose_symbolic, 'run': run, 'demo': run, 'pretrain': pretrain}
 
 def action(
     command:str,
@@ -184,17 +189,18 @@ def action(
     if command not in ACTIONS: raise ConfigError(f'command: found {command!r:.80}, wanted one of {", ".join(ACTIONS)}')
     return ACTIONS[command]
 
-# %% ../../nbs/90_pipeline/56_actions.ipynb #7b07f837
-MAKES = {'calibrate': ('data/calibrated/fgs1', 'data/calibrated/airs'), 'features': ('data/features/fgs1_white', 'data/features/airs_bins'), 'fit': ('data/posterior',)}
-REPORTS = ('score.json', 'run_card.json', 'planets.csv', 'catalogue.json', 'bias.csv', 'coverage_by_wavelength.csv', 'explain.json', 'explain.npz', 'attribution.csv', 'embedding.csv', 'violation.csv', 'injection.json', 'injection.csv')
+# %% ../../nbs/90_pipeline/56_actions.ipynb #6ae6cb03
+MAKES = {'calibrate': ('data/calibrated/fgs1', 'data/calibrated/airs'), 'features': ('data/features/fgs1_white', 'data/features/airs_bins'), 'fit': ('data/posterior',), 'diagnose': ('data/oracle',)}
+REPORTS = ('score.json', 'run_card.json', 'planets.csv', 'catalogue.json', 'bias.csv', 'coverage_by_wavelength.csv', 'explain.json', 'explain.npz', 'attribution.csv', 'embedding.csv', 'violation.csv', 'injection.json', 'injection.csv', 'oracle.json', 'oracle.csv')
 FILES = {'train': ('artifacts/checkpoints/prior.json', 'artifacts/checkpoints/model.safetensors', 'artifacts/checkpoints/model.json', 'artifacts/checkpoints/oof.npz'),
          'calibrate-temp': ('artifacts/calibration/temperature.json',), 'calibrate-corel': ('artifacts/calibration/corel.json', 'artifacts/calibration/corel_q_bin.csv', 'artifacts/calibration/outliers.json'),
+         'pretrain': ('artifacts/pretrained/model.safetensors', 'artifacts/pretrained/model.json', 'artifacts/pretrained/members/planets.json'),
          'data': ('data/raw_manifest.json',), 'predict': ('artifacts/predictions/mu.csv', 'artifacts/predictions/sigma.csv', 'artifacts/predictions/origin.csv'),
          'submit': ('dist/submission.csv', 'dist/submission.json', 'dist/submission.zip', 'dist/submission_manifest.json'),
          'diagnose': ('artifacts/reports/diagnostics_dashboard.html', *(f'artifacts/reports/{name}' for name in REPORTS)), 'diagnose-inject': ('artifacts/reports/injection.json', 'artifacts/reports/injection.csv'), 'diagnose-symbolic': ('artifacts/reports/symbolic.csv', 'artifacts/reports/symbolic.npz'), 'diagnose-calibration': ('artifacts/reports/calibration.json', 'artifacts/reports/calibration.html')}
 FILES['uncertainty'] = ('artifacts/calibration/summary.json', *FILES['calibrate-temp'], *FILES['calibrate-corel'])
 FILES['run'] = FILES['demo'] = tuple(name for stage in ('train', 'uncertainty', 'predict', 'submit', 'diagnose') for name in FILES[stage])
-MAKES['run'] = MAKES['demo'] = MAKES['calibrate'] + MAKES['features'] + MAKES['fit']
+MAKES['run'] = MAKES['demo'] = MAKES['calibrate'] + MAKES['features'] + MAKES['fit'] + MAKES['diagnose']
 
 def products_of(
     command:str, config,

@@ -198,7 +198,7 @@ def submit(words:Annotated[Optional[list[str]], typer.Argument(metavar='[PREDICT
     more = [*_setting('submit.predictions', paths[0] if paths else None), *_setting('submit.layout', layout), *_setting('submit.out', out)]
     _do('submit', [*_fast([word for word in words or [] if '=' in word], fast_kaggle), *more], config_name, engine)
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #f3b02edf
+# %% ../../nbs/90_pipeline/60_cli.ipynb #d80d6b36
 @app.command()
 def export(planet:Annotated[str, typer.Argument(metavar='PLANET', help="The planet's id.")],
            overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, fast_kaggle:FastKaggle=False,
@@ -206,8 +206,8 @@ def export(planet:Annotated[str, typer.Argument(metavar='PLANET', help="The plan
            out:Annotated[Optional[str], typer.Option('--out', help='File or folder to write to; artifacts/exports when not given.')]=None):
     "One planet's final spectrum with bin limits and covariance, for other programs."
     def work(config, record, tell):
-        from spectramind.pipeline import stages
-        path, spectrum = stages.export(config, planet, form, out)
+        from spectramind.pipeline import exporting
+        path, spectrum = exporting.export(config, planet, form, out)
         if spectrum.origin == 'prior': typer.echo(f'planet {spectrum.planet_id}: the fit is not trusted ({spectrum.meta["flag_reason"]}); the file holds the row of the prior', err=True)
         tell(str(path))
     perform('export', _fast(overrides, fast_kaggle), config_name, work, typer.echo)
@@ -243,17 +243,17 @@ def diagnose_calibration(overrides:Overrides=None, config_name:ConfigName=ROOT_C
     more = [*_setting('diag.dataset', dataset), *_setting('predict.checkpoint', ckpt), *(['diag.gate=true'] if gate else [])]
     _do('diagnose-calibration', [*_fast(overrides, fast_kaggle), *more], config_name, 'direct')
 
-# %% ../../nbs/90_pipeline/60_cli.ipynb #8575fe24
+# %% ../../nbs/90_pipeline/60_cli.ipynb #348f67a2
 @app.command()
 def score(submission:Annotated[str, typer.Argument(metavar='SUBMISSION', help='csv, json or zip, any layout.')],
           truth:Annotated[str, typer.Argument(metavar='TRUTH', help='A table planet_id, wl_1 ... wl_283.')],
           overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, fast_kaggle:FastKaggle=False):
     "The official score of a submission, with its FGS1 and AIRS parts."
     def work(config, record, tell):
-        from spectramind.pipeline import stages
+        from spectramind.pipeline import stages, submitting
         from spectramind.pipeline.report import score_lines
         labels = stages.labels_of(config.data.root)
-        report = stages.score_file(submission, truth, labels)
+        report = submitting.score_file(submission, truth, labels)
         for line in score_lines(report): tell(line)
         tell(f'judged against the naive submission of {"the training labels" if labels else "the truth itself"}: {report.naive_mean:.6f} +- {report.naive_sigma:.6f}')
         return report.metrics()

@@ -6,7 +6,7 @@
 __all__ = ['ALONE', 'CHAIN', 'Planet', 'final_spectrum', 'true_spectrum', 'seen_before', 'explore', 'show', 'steps_of',
            'show_steps', 'Planets', 'Figures', 'SpectraMind', 'planets_of', 'page_of', 'score_of', 'card_of']
 
-# %% ../../nbs/90_pipeline/80_facade.ipynb #d1e0726a
+# %% ../../nbs/90_pipeline/80_facade.ipynb #e0d9bada
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -22,7 +22,7 @@ from ..core.nouns import DepthPosterior, Frames, LightCurves, spectrum_line
 from ..core.paths import parse_planet_id
 from ..core.provenance import read_record
 from ..core.store import read_json
-from . import stages, units
+from . import exporting, stages, units
 from .actions import action
 from .config import config_hash, load_config
 from .products import Workplace
@@ -92,7 +92,7 @@ class Planet:
     def __repr__(self): return f'Planet {self.planet_id} ({self.split})'
     def _repr_html_(self): return f'<table>{_row(self)}</table>'
 
-# %% ../../nbs/90_pipeline/80_facade.ipynb #b3ab8333
+# %% ../../nbs/90_pipeline/80_facade.ipynb #28e90929
 ALONE = 'light curves alone'   # origin of a spectrum that no prior has touched
 
 def final_spectrum(
@@ -101,7 +101,7 @@ def final_spectrum(
     "The run's spectrum of a planet, or what its light curves alone say where nothing was learnt from others."
     posterior, config = planet.posterior, planet.run.config
     learnt = config.predict.checkpoint or Workplace(Path(config.paths.work)).checkpoint.is_file()
-    if learnt: return stages.final_spectrum(config, planet.planet_id)
+    if learnt: return exporting.final_spectrum(config, planet.planet_id)
     return FinalSpectrum(planet.planet_id, posterior.mean, posterior.cov, ALONE, posterior, dict(prior='none: no labelled planets have been fitted in this run'))
 
 def true_spectrum(

@@ -15,10 +15,10 @@ from ..core.store import sha256_file
 from ..diagnostics.page import comparable
 from .typed import spelled
 
-# %% ../../nbs/90_pipeline/77_gate.ipynb #010fa1d3
+# %% ../../nbs/90_pipeline/77_gate.ipynb #ae7a7eaf
 PRODUCTS = ('**/*.npz', '**/*.parquet', '**/*.csv', '**/*.zip', '**/*.safetensors', 'dist/submission.json', 'dist/submission_manifest.json', 'artifacts/predictions/*', 'artifacts/calibration/*.json',
             'data/splits/*.json', 'artifacts/checkpoints/**/*.json', 'artifacts/reports/*.html')
-PRODUCTS += tuple(f'artifacts/reports/{name}.json' for name in ('score', 'catalogue', 'injection', 'explain'))
+PRODUCTS += tuple(f'artifacts/reports/{name}.json' for name in ('score', 'catalogue', 'injection', 'explain', 'oracle'))
 
 def checksums(
     folder:Path,   # a work folder

@@ -138,7 +138,7 @@ def run_apart(
             timer.cancel()
             if process.poll() is None: end()
 
-# %% ../../nbs/90_pipeline/82_kaggle_kernels.ipynb #608b71d7
+# %% ../../nbs/90_pipeline/82_kaggle_kernels.ipynb #d0e3aaa7
 def asked_for(
     competition:str|Path,    # the folder with sample_submission.csv
 )->tuple[list, list]:        # header, ids as they are written there
@@ -170,12 +170,12 @@ def first(
 )->dict:                       # rows, again
     "A complete submission, from the prior alone; one that stands already is kept, and put where Kaggle looks for it."
     try:
-        from spectramind.pipeline import stages
+        from spectramind.pipeline import stages, submitting
         from spectramind.pipeline.config import load_config
         config, page = load_config(words), Path(work)/'submission.csv'
-        there = stages.handed_in(config)
+        there = submitting.handed_in(config)
         if there: write_bytes(page, (Path(work)/'dist'/'submission.csv').read_bytes())
-        else: stages.hand_in_first(config)
+        else: submitting.hand_in_first(config)
         return dict(rows=len(stages.expected_planets(competition)), again=there)
     except Exception as error:          # whatever it is: no submission at all would be worse
         if more_than_prior(work, competition): return dict(rows=len(asked_for(competition)[1]), again=True)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PRODUCTS', 'NO_CURVES', 'fault_of', 'faults_of', 'fit_qualities', 'product_rows', 'held_out', 'Findings', 'judge',
-           'compared', 'noise_figures', 'learning_figures', 'catalogue_tab', 'run_card', 'page_path', 'row_notes',
-           'page', 'training_rows', 'write_tables', 'write_planet_table', 'write_catalogue', 'write_report',
-           'score_lines', 'diagnose_dashboard', 'chosen', 'raw_frame', 'raw_frames', 'view']
+           'compared', 'oracle_rows', 'figures_of', 'noise_figures', 'learning_figures', 'catalogue_tab', 'run_card',
+           'page_path', 'row_notes', 'page', 'training_rows', 'write_tables', 'write_planet_table', 'write_catalogue',
+           'write_report', 'score_lines', 'diagnose_dashboard', 'chosen', 'raw_frame', 'raw_frames', 'view']
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #eec44e89
+# %% ../../nbs/90_pipeline/54_report.ipynb #a6165d30
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from ..diagnostics.dashboard import planet_rows, write_page
 from ..diagnostics.figures import molecule_windows, show_score, show_training
 from ..diagnostics.page import Missing, Picture
 from . import stages
+from .asking import oracle_scores, read_oracle
 from .products import Workplace, read_predictions, read_product
 from .report_parts import (chosen, explain_tabs, injection_tab, machine, numbers, planet_views, raw_frame, raw_frames, sources,
     stage_times,
@@ -98,7 +99,7 @@ def product_rows(
             rows.append(row | {name: quality.get(name) for name in PRODUCTS[kind]} | dict(reason=reason))
     return rows
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #4306a1e8
+# %% ../../nbs/90_pipeline/54_report.ipynb #3c9eb1b1
 def held_out(
     config:Config,
 )->tuple[dict, dict]:  # figures; arrays of oof.npz. Both empty where nothing was trained
@@ -126,6 +127,8 @@ class Findings:
     truth:dict=field(default_factory=dict) # test planet -> (283,) depth, when the truth is known
     judged:tuple|None=None          # planet_id, truth, mu, sigma of the planets that can be judged: test planets, or labelled ones held out
     naive:tuple|None=None           # mean and standard deviation of the naive submission
+    oracle:dict|None=None           # what `read_oracle` has of these predictions
+    oracle_scores:dict=field(default_factory=dict) # test planet -> the oracle's score
     @property
     def origins(self)->dict: # 'network' | 'physics' | 'prior' -> rows
         return dict(sorted(Counter(self.spectra.origin).items()))
@@ -134,6 +137,7 @@ class Findings:
         found = self.score.metrics() if self.score else {}
         found |= dict(planets=len(self.spectra), planets_failed=len(self.faults), visits_lost=sum(map(len, self.lost.values())))
         if self.physics_score: found |= dict(score_physics=self.physics_score.total, physics=self.physics_score.metrics())
+        if self.oracle: found |= dict(score_oracle=self.oracle['oracle']['score'], oracle_planets=len(self.oracle['planets']), lost_to_oracle=self.oracle['gap'], oracle=self.oracle['oracle'])
         return found | (self.trained or {}) | {f'rows_{k}': v for k, v in self.origins.items()}
 
 def judge(
@@ -151,14 +155,16 @@ def judge(
         found.score = score(truth, handed, *found.naive)
         if config.model.kind == 'network': found.physics_score = score(truth, clamp(read_predictions(place.predictions/'physics'))[0], *found.naive)
         found.truth = {int(p): row for p, row in zip(*truth)}
+        found.oracle, _ = read_oracle(config)
+        found.oracle_scores = oracle_scores(config) if found.oracle else {}
         found.judged = spectra.planet_id, np.array([found.truth[int(p)] for p in spectra.planet_id]), handed.mu, handed.sigma
     elif oof: found.judged = oof['planet_id'], oof['label'], oof['mu'], oof['sigma']
     return found, reliability(*found.judged[1:], seed=config.seed) if found.judged else {}
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #523d0e01
+# %% ../../nbs/90_pipeline/54_report.ipynb #f9202ad3
 def compared(
     config:Config, found:Findings,
-)->list[dict]:     # name, what, report; empty when the truth is not known
+)->list[dict]:     # name, what, and report or figures; empty when the truth is not known
     "Scores side by side."
     if found.score is None: return []
     from spectramind.lightcurve.prior import prior_row
@@ -173,9 +179,29 @@ def compared(
             report=score((ids, depths), Spectra(ids, mu, sigma), *found.naive)))
     fgs1, airs = hindsight_factors(depths, found.spectra.mu, found.spectra.sigma, *found.naive)
     best = Spectra(ids, found.spectra.mu, found.spectra.sigma*np.r_[fgs1, np.full(N_BINS - 1, airs)])
-    return rows + [dict(name='hindsight', what=f'the same depths, sigmas times {fgs1:.2f} (FGS1) and {airs:.2f} (AIRS): the best that factors can do, known only afterwards', report=score((ids, depths), clamp(best)[0], *found.naive))]
+    rows.append(dict(name='hindsight', what=f'the same depths, sigmas times {fgs1:.2f} (FGS1) and {airs:.2f} (AIRS): the best that factors can do, known only afterwards', report=score((ids, depths), clamp(best)[0], *found.naive)))
+    return rows + oracle_rows(found)
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #3f4a8bad
+def oracle_rows(
+    found:Findings,
+)->list[dict]:     # name, what, figures
+    "The oracle's line; where it was asked about some planets only, the run's on the same ones."
+    if not found.oracle: return []
+    d, n = found.oracle, len(found.oracle['planets'])
+    some = '' if n == len(found.spectra) else f', {n} planets'
+    low, high = d['gap_interval']
+    what = (f'told the simulation’s own {", ".join(d["told"][:-1])} and {d["told"][-1]} of each planet, as nobody is told of a real one; star level and depth are left to it, its prior has seen {d["labels"]} true spectra. '
+            f'The run loses {d["gap"]:.3f} to it (95 % interval {low:.3f} to {high:.3f})')
+    same = [dict(name=f'this run{some}', what='on the planets that the oracle was asked about', figures=d['run'])] if some else []
+    return same + [dict(name=f'oracle{some}', what=what, figures=d['oracle'])]
+
+def figures_of(
+    line:dict,     # of `compared`
+)->dict:           # as `ScoreReport.metrics` has them
+    "The figures of one line."
+    return line['figures'] if 'figures' in line else line['report'].metrics()
+
+# %% ../../nbs/90_pipeline/54_report.ipynb #923bcfbb
 def noise_figures(
     qualities:dict,  # planet -> figures of its fit
 )->dict:             # instrument -> median ratio
@@ -214,6 +240,10 @@ def run_card(
                 visits=sum(v for v in visits if v), training_planets=len(fit_qualities(config, 'train')),
                 white_light_noise=noise_figures(fit_qualities(config, 'test')))
     if found.physics_score: card['score_physics'] = found.physics_score.total
+    if found.oracle:
+        lost, n = '{:.3f} ({:.3f} to {:.3f})'.format(found.oracle['gap'], *found.oracle['gap_interval']), len(found.oracle['planets'])
+        if n == len(found.spectra): card['score_oracle'] = found.oracle['oracle']['score']
+        card['lost to the oracle'] = lost if n == len(found.spectra) else f'{lost}, {n} of {len(found.spectra)} planets'
     card |= {name.replace('_', ' '): value for name, value in (found.trained or {}).items()}
     word = 'simulated' if config.data.simulated else 'observed'
     return card | dict(subtitle=f'{len(found.spectra):,} {word} planets, from raw frames to spectra with error bars. Profile {config.data.profile}, seed {config.seed}, version {__version__}.')
@@ -228,7 +258,7 @@ def row_notes(
     for p, visits in found.lost.items(): notes.setdefault(p, '; '.join(f'visit {visit} lost: {reason}' for visit, reason in visits.items()))
     return notes
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #f1552622
+# %% ../../nbs/90_pipeline/54_report.ipynb #89e1afdc
 NO_CURVES = dict(full='This planet has no fit that can be read; its note says why, and its row is what the prior says.',
                  light='The profile `light` leaves light curves out; `spectramind diagnose dashboard diag=full` has those of every planet.')
 
@@ -242,17 +272,18 @@ def page(
     path, card = page_path(config), run_card(config, found)
     overview = [Picture('The score and its parts', show_score(found.score),
         'The official score and its parts; each planet’s contribution. A click on a planet opens its page.', full=True)] if found.score else []
+    if found.score and not found.oracle and config.data.simulated: overview.append(Missing('The oracle', read_oracle(config)[1][:1].upper() + read_oracle(config)[1][1:] + '.'))
     learnt = [Picture('Training', figure, caption, full=True) for caption, figure in learning_figures(config).items()]
     tabs = dict(overview=overview, catalogue=catalogue_tab(found), injection=injection_tab(config), model=learnt + tabs['model'], rules=tabs['rules'])
     about = machine(config, path)
     write_json(Workplace(Path(config.paths.work)).reports/'run_card.json',
-        dict(card=card, figures=found.figures(), compared=[dict(name=c['name'], what=c['what'], **c['report'].metrics()) for c in against],
+        dict(card=card, figures=found.figures(), compared=[dict(name=c['name'], what=c['what'], **figures_of(c)) for c in against],
         times=stage_times(config)))
     return write_page(path, card, views, spectra=found.spectra, report=found.score, notes=row_notes(found), before=found.physics_score,
-        compared=against, tabs=tabs, provenance=sources(config, path),
+        compared=against, oracle=found.oracle_scores, tabs=tabs, provenance=sources(config, path),
                       numbers=numbers(config, path), machine=about, windows=molecule_windows(), no_curves=NO_CURVES[config.diag.profile])
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #9ed110f8
+# %% ../../nbs/90_pipeline/54_report.ipynb #6c766c1e
 def training_rows(
     history:dict,    # member -> list of dicts with epoch, and loss or score
 )->list:             # epoch, mean loss, mean held-out score; '' where nobody has one
@@ -290,7 +321,7 @@ def write_catalogue(
     config:Config, found:Findings, against:list,
 )->None:
     "Write catalogue.json, bias.csv and coverage_by_wavelength.csv; where nobody knows a truth they say so, and have no rows."
-    place, told = Workplace(Path(config.paths.work)).reports, [dict(name=c['name'], what=c['what'], **c['report'].metrics()) for c in against]
+    place, told = Workplace(Path(config.paths.work)).reports, [dict(name=c['name'], what=c['what'], **figures_of(c)) for c in against]
     enough = found.judged is not None and len(found.judged[0]) > 1
     of = 'nobody' if found.judged is None else 'test planets' if found.score else 'labelled planets held out'
     write_json(place/'catalogue.json', dict(of=of, compared=told, numbers=catalogue_numbers(*found.judged, found.score, config.seed) if enough
@@ -299,7 +330,7 @@ def write_catalogue(
         head, table = make(*found.judged[1:]) if enough else (['bin'], [])
         write_csv_rows(place/name, head, table)
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #d16b7d63
+# %% ../../nbs/90_pipeline/54_report.ipynb #2e923828
 def write_report(
     config:Config,
 )->Findings:
@@ -307,7 +338,7 @@ def write_report(
     found, shares = judge(config)
     write_tables(config, found, shares)
     against, (tabs, document) = compared(config, found), explain_tabs(config)
-    rows = planet_rows(found.spectra, found.score, row_notes(found), found.truth, found.physics_score)
+    rows = planet_rows(found.spectra, found.score, row_notes(found), found.truth, found.physics_score, found.oracle_scores)
     views = planet_views(config, found.spectra, rows, found.truth, found.score, document)
     write_planet_table(config, rows, views)
     write_catalogue(config, found, against)

@@ -7,7 +7,7 @@ __all__ = ['CLOSER', 'PICTURED', 'SOURCES', 'NUMBERS', 'raw_frame', 'raw_frames'
            'fit_facts', 'star_facts', 'closer_facts', 'chosen', 'alone', 'view', 'planet_views', 'explain_tabs',
            'injection_tab', 'linked', 'products_hash', 'sources', 'numbers', 'run_folders', 'stage_times', 'machine']
 
-# %% ../../nbs/90_pipeline/54_report_parts.ipynb #73bbbf9f
+# %% ../../nbs/90_pipeline/54_report_parts.ipynb #fe51f511
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..challenge.wavelength import default_wavelengths
 from ..core.determinism import single_threaded_blas
 from ..core.errors import DataError, SpectraMindError, UsageError
 from ..core.nouns import DepthPosterior, Spectra
-from ..core.provenance import read_record
+from ..core.provenance import code_hash, read_record
 from ..core.store import read_json, read_npz, sha256_file, sha256_json
 from ..diagnostics.dashboard import COLUMNS
 from ..diagnostics.figures import add_up, scale_height_ppm
@@ -33,7 +33,7 @@ from ..lightcurve.fit import fit_state
 from ..lightcurve.model import prepare_visit
 from ..lightcurve.pointing import remove_pointing
 from . import stages, units
-from .injecting import injected_into
+from .injecting import CODE as INJECTED, injected_into
 from .products import Workplace, read_predictions
 from .run_record import read_status, spans_of
 from .settings import Config
@@ -204,7 +204,7 @@ def planet_views(
         views.append(replace(seen, **slim, facts=facts, images=images, note=row['note'] or seen.note, score=row['score']))
     return views
 
-# %% ../../nbs/90_pipeline/54_report_parts.ipynb #abd8323a
+# %% ../../nbs/90_pipeline/54_report_parts.ipynb #91de84bb
 def explain_tabs(
     config:Config,
 )->tuple[dict, dict|None]: # tab -> parts; the document
@@ -232,12 +232,12 @@ def injection_tab(
     path, todo = Workplace(Path(config.paths.work)).reports/'injection.json', '`spectramind diagnose inject`'
     if not path.is_file(): return [Missing('Injection and recovery', f'Not made for this run; {todo} makes it.')]
     document = read_json(path)
-    here = dict(config_hash=stages.submission_info(config)['config_sha256'], settings=asdict(config.diag.inject), seed=config.seed, inputs=injected_into(config))
+    here = dict(code=code_hash(*INJECTED), config_hash=stages.submission_info(config)['config_sha256'], settings=asdict(config.diag.inject), seed=config.seed, inputs=injected_into(config))
     if any(document.get(name) != value for name, value in here.items()): return [Missing('Injection and recovery',
-        f'What lies there was made of other products or with other settings; {todo} makes it anew.')]
+        f'What lies there was made of other products, with other settings or by other code; {todo} makes it anew.')]
     return injection_parts(document)
 
-# %% ../../nbs/90_pipeline/54_report_parts.ipynb #bbab0cfa
+# %% ../../nbs/90_pipeline/54_report_parts.ipynb #60db836f
 def linked(
     config:Config, page:Path,
     what:str, path:Path,      # of the file
@@ -271,7 +271,7 @@ NUMBERS = (('the table of planets', 'planets.csv'), ('figures of the catalogue',
     ('bias and scatter against wavelength', 'bias.csv'), ('coverage against wavelength', 'coverage_by_wavelength.csv'),
            ('the score with its parts', 'score.json'), ('reliability', 'plots/coverage.csv'), ('training', 'plots/training.csv'),
            ('planets that failed', 'bad_planets.csv'), ('visits that were lost', 'lost_visits.csv'),
-           ('injection and recovery', 'injection.csv'), ('attribution', 'attribution.csv'), ('the map of planets', 'embedding.csv'),
+           ('injection and recovery', 'injection.csv'), ('the oracle’s score', 'oracle.json'), ('the oracle’s planets', 'oracle.csv'), ('attribution', 'attribution.csv'), ('the map of planets', 'embedding.csv'),
            ('violated rules', 'violation.csv'))
 
 def sources(

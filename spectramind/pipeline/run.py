@@ -6,7 +6,7 @@
 __all__ = ['EXTRA', 'CLOSER_S', 'learning_room', 'predict', 'learn', 'Summary', 'closer_look', 'told', 'observed_and_fitted',
            'look_first', 'run']
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #4cb49cf1
+# %% ../../nbs/90_pipeline/55_run.ipynb #1427aebe
 import importlib.util
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.errors import ConfigError, DataError, QualityGateError, RuntimeLimitError, SpectraMindError
 from ..core.nouns import Spectra
-from . import calibration, stages
+from . import calibration, stages, submitting
 from .guard import START, Clock, check_before, earlier_timings, estimate, own_speed
 from .products import Workplace, sweep_work
 from .records import timed
@@ -76,7 +76,7 @@ class Summary:
         more = dict(self.trained.metrics() if self.trained else {}, **(dict(score_physics=self.physics_score.total) if self.physics_score else {}))
         return dict(self.score.metrics() if self.score else {}, **more, planets_bad=len(self.bad), visits_lost=len(self.lost), **{f'rows_{k}': v for k, v in self.origins.items()})
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #b346eba3
+# %% ../../nbs/90_pipeline/55_run.ipynb #d07dd7c9
 CLOSER_S = 300.   # s that have to be left for a closer look
 
 def closer_look(
@@ -84,14 +84,17 @@ def closer_look(
     tell=lambda line: None,   # called with lines for people
     left_s:float=float('inf'),# s of the clock
 )->SpectraMindError|None:     # what the injected signals say against the run
-    "Injection and attribution, as far as the settings ask for them."
-    wanted = dict(inject=config.diag.inject.enabled, explain=config.diag.explain)
+    "Oracle, injection and attribution, as far as the settings ask for them."
+    wanted = dict(oracle=config.diag.oracle and config.data.simulated, inject=config.diag.inject.enabled, explain=config.diag.explain)
     if any(wanted.values()) and left_s < CLOSER_S:
         tell(f'{" and ".join(name for name in wanted if wanted[name])}: not begun, {left_s:.0f} s are left; `spectramind diagnose dashboard` does it later')
         return None
     if wanted['explain']:
         from spectramind.pipeline.explaining import explain
         explain(config, tell)
+    if wanted['oracle']:
+        from spectramind.pipeline.asking import ask_oracle
+        ask_oracle(config, tell)
     if not wanted['inject']: return None
     from spectramind.pipeline.injecting import inject
     try: inject(config, tell=tell)
@@ -100,7 +103,7 @@ def closer_look(
         return error
     return None
 
-# %% ../../nbs/90_pipeline/55_run.ipynb #f4d4dc39
+# %% ../../nbs/90_pipeline/55_run.ipynb #16b32b59
 def told(
     report,   # a stage's Report
     tell,     # called with a line
@@ -141,8 +144,8 @@ def look_first(
         stages.check_prediction(config)
         if config.model.kind == 'network': learning_room().check_checkpoint(config)
     except SpectraMindError:
-        if clock.limited and not stages.handed_in(config):
-            try: stages.hand_in_first(config)
+        if clock.limited and not submitting.handed_in(config):
+            try: submitting.hand_in_first(config)
             except SpectraMindError as error: tell(f'not even the rows of the prior can be handed in: {error.message}')
             else: tell('the rows of the prior were handed in; what is wrong has to be mended for better ones')
         raise
@@ -163,7 +166,7 @@ def run(
     if work.epochs and not work.planets and learning_room().stands(config): work = replace(work, labelled=0)   # nothing to be learnt anew
     ahead = estimate(work, own_speed(earlier_timings(config.paths.work)))
     tell(check_before(ahead, clock.left_s, config.limits.force))
-    if clock.limited and not stages.handed_in(config): stages.hand_in_first(config)
+    if clock.limited and not submitting.handed_in(config): submitting.hand_in_first(config)
     reports = observed_and_fitted(config, clock, work, ahead, tell)
     skip = {o.key for report in reports for o in report.bad}
     trained, begun = None, clock.enough('train', ahead['train'], ahead['predict'] + START)
@@ -177,7 +180,7 @@ def run(
         figures |= dict(units=len(spectra), workers=1)
     reports.append(report)
     stages.write_bad_planets(config, reports)
-    with timed('submit'): stages.submit(config)
+    with timed('submit'): submitting.submit(config)
     summary = Summary(reports, spectra, Path(config.submit.out or place.dist)/'submission.csv', trained=trained)
     tell(f'predict and submit: {len(spectra)} rows ({", ".join(f"{n} {k}" for k, n in summary.origins.items())}), layout {config.submit.layout}')
     with timed('closer look'): against = closer_look(config, tell, clock.left_s)

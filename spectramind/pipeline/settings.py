@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['within', 'Paths', 'Env', 'Data', 'Calib', 'Predict', 'Submit', 'Diag', 'Executor', 'Limits', 'Records', 'Ablate',
-           'FGS1Encoder', 'AIRSEncoder', 'Decoders', 'Network', 'Members', 'Model', 'Train', 'Likelihood', 'Smoothness',
-           'Nonneg', 'Molecular', 'Seam', 'Ratio', 'QuantileOrder', 'BandPriors', 'Symbolic', 'Loss',
-           'TemperatureSettings', 'CorelSettings', 'OutlierSettings', 'Uncertainty', 'Config']
+           'FGS1Encoder', 'AIRSEncoder', 'Decoders', 'Network', 'Members', 'Model', 'Masked', 'Contrast', 'Train',
+           'Pretrain', 'Likelihood', 'Smoothness', 'Nonneg', 'Molecular', 'Seam', 'Ratio', 'QuantileOrder',
+           'BandPriors', 'Symbolic', 'Loss', 'TemperatureSettings', 'CorelSettings', 'OutlierSettings', 'Uncertainty',
+           'Config']
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #8f9d7f8c
+# %% ../../nbs/90_pipeline/08_settings.ipynb #0fa58503
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +17,7 @@ from ..detector.chain import CalibConfig
 from ..diagnostics.injection import InjectSettings
 from ..lightcurve.fit import FitConfig
 from ..photometry.extract import PhotometryConfig
+from ..simulate.worlds import Worlds
 
 # %% ../../nbs/90_pipeline/08_settings.ipynb #6f56c8d3
 def within(
@@ -67,7 +69,7 @@ class Calib:
         within(self, frame_bins=(1, 1e6))
         if self.steps.coadds != 1: raise ValueError(f'steps.coadds: found {self.steps.coadds}, wanted it left alone: every tree says how many ramps its frames average (coadds.json)')
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #e05e53cc
+# %% ../../nbs/90_pipeline/08_settings.ipynb #784ccf4a
 @dataclass
 class Predict:
     "From posteriors to spectra."
@@ -91,9 +93,11 @@ class Diag:
     out:str|None = None                       # the dashboard's file; null: artifacts/reports/diagnostics_dashboard.html
     explain:bool = True                       # full: which bands and features the network's answer rests on, and where planets lie in its latent space
     explain_planets:int = 64                  # planets for which that is worked out
+    oracle:bool = True                        # simulated data only: how well could these planets have been known by one who is told orbit, limb darkening and drift?
+    oracle_planets:int = 200                  # test planets for which that is worked out
     inject:InjectSettings = field(default_factory=InjectSettings) # signals of known size, sent through everything
     embedding:Literal['pca','umap'] = 'pca'   # the map of latents; umap needs its extra and is not the same to the bit on every machine
-    def __post_init__(self): within(self, explain_planets=(1, 1e6))
+    def __post_init__(self): within(self, explain_planets=(1, 1e6), oracle_planets=(1, 1e6))
 
 @dataclass
 class Executor:
@@ -139,7 +143,7 @@ class Ablate:
         if not self.name or not all(c.isalnum() or c in '-_.' for c in self.name) or self.name.startswith('.'):
             raise ValueError(f'name: found {self.name!r:.80}, wanted letters, digits, dots, - and _')
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #45ea97b6
+# %% ../../nbs/90_pipeline/08_settings.ipynb #ca0697eb
 @dataclass
 class FGS1Encoder:
     "The time-series encoder: `network.spectramind.FGS1`."
@@ -169,7 +173,7 @@ class Decoders:
     sigma:Literal['log_sigma','softplus','quantiles','flow'] = 'log_sigma'
     limit:float = 4.
     reach:float = 1.
-    def __post_init__(self): within(self, coarse=(1, 283), middle=(1, 283), limit=(0, 1e3), reach=(0, 1e3))
+    def __post_init__(self): within(self, coarse=(2, 283), middle=(2, 283), limit=(1e-3, 1e3), reach=(1e-3, 1e3))
 
 @dataclass
 class Network:
@@ -196,7 +200,21 @@ class Model:
     network:Network = field(default_factory=Network)
     ensemble:Members = field(default_factory=Members)
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #97153b5d
+# %% ../../nbs/90_pipeline/08_settings.ipynb #6bf0a573
+@dataclass
+class Masked:
+    "Guessing hidden bins: `training.curriculum.MAE`."
+    share:float = .4          # of the bins hidden
+    run:int = 12              # bins hidden together
+    predict_sigma:bool = True # also learn how sure the guess is
+    def __post_init__(self): within(self, share=(.01, .99), run=(1, 282))
+
+@dataclass
+class Contrast:
+    "Telling planets apart by two views: `training.curriculum.Contrastive`."
+    temperature:float = .1    # small: only the planets most alike matter
+    def __post_init__(self): within(self, temperature=(1e-3, 100))
+
 @dataclass
 class Train:
     "How the network is trained; the seed is the run's."
@@ -212,10 +230,10 @@ class Train:
     batch_size:int = 32
     accumulate:int = 1
     clip:float = 1.
-    amp:Literal['off','bf16','16'] = 'off'
+    amp:Literal['off','bf16','16',16] = 'off' # 16 with or without quotes
     ema:float = 0.
     monitor:Literal['score','gll','nll'] = 'score'
-    patience:int = 10
+    patience:int = 10  # 0: never stop early
     min_gain:float = 0.
     validate_every:int = 1
     top_k:int = 3
@@ -227,17 +245,44 @@ class Train:
     profiler:bool = False
     checkpoint_every_s:float = 300.
     checkpoint_every_steps:int = 0
-    pretrained:str|None = None # a folder with model.safetensors of the same network, from planets that are not among the training labels
+    mae:Masked = field(default_factory=Masked)
+    contrastive:Contrast = field(default_factory=Contrast)
+    pretrained:str|None = None # a folder with model.safetensors of the same network, from planets that are not among the training labels; `spectramind pretrain` makes one
+    trust_pretrained:bool = False # take weights that do not say which planets they have seen
     def epochs(self)->dict: # phase -> epochs
         "The epochs that count."
         return {name: getattr(self, f'epochs_{name}') if self.phase in (name, 'all') else 0 for name in ('mae', 'contrastive', 'supervised')}
     def __post_init__(self):
+        self.amp = str(self.amp)
         within(self, epochs_mae=(0, 1e5), epochs_contrastive=(0, 1e5), epochs_supervised=(0, 1e5), lr=(1e-8, 10), lr_pretrain=(1e-8, 10), lr_floor=(0, 1), weight_decay=(0, 10),
-               warmup=(0, 1), batch_size=(1, 1e5), accumulate=(1, 1e4), clip=(0, 1e6), ema=(0, 1), patience=(1, 1e5), min_gain=(0, 1), validate_every=(1, 1e5), top_k=(0, 1000),
+               warmup=(0, 1), batch_size=(1, 1e5), accumulate=(1, 1e4), clip=(0, 1e6), ema=(0, 1), patience=(0, 1e5), min_gain=(0, 1), validate_every=(1, 1e5), top_k=(0, 1000),
                workers=(0, 256), devices=(1, 1024), checkpoint_every_s=(0, 1e6), checkpoint_every_steps=(0, 1e9))
         if not any(self.epochs().values()): raise ValueError(f'phase: found {self.phase} with 0 epochs, wanted at least one epoch')
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #ef27861d
+# %% ../../nbs/90_pipeline/08_settings.ipynb #d62387da
+@dataclass
+class Pretrain:
+    "Weights to start from, learnt from simulated planets of many worlds: `pipeline.pretraining`."
+    planets:int = 2000          # simulated planets; a larger number begins with the same ones
+    seed:int = 50               # of planets, instruments and noise; the network's is the run's
+    worlds:Worlds = field(default_factory=Worlds)
+    time_bins:int = 0           # most AIRS bins of a visit; 0: as many as the light curves of this data profile have
+    prior_planets:int = 1000    # planets, the first ones, from which the spectral prior of all is learnt
+    holdout:float = .1          # share of the planets that the weights are judged on
+    epochs_mae:int = 10         # 0 leaves a phase out
+    epochs_contrastive:int = 0
+    epochs_supervised:int = 30
+    out:str|None = None         # folder for the weights; null: artifacts/pretrained
+    def epochs(self)->dict: # phase -> epochs
+        "The epochs that count."
+        return {name: getattr(self, f'epochs_{name}') for name in ('mae', 'contrastive', 'supervised')}
+    def __post_init__(self):
+        within(self, planets=(20, 1e6), seed=(0, 2**31 - 1), time_bins=(0, 5625), prior_planets=(20, 1e5), holdout=(.01, .5),
+               epochs_mae=(0, 1e5), epochs_contrastive=(0, 1e5), epochs_supervised=(0, 1e5))
+        if 0 < self.time_bins < 16: raise ValueError(f'time_bins: found {self.time_bins}, wanted 16 or more, or 0')
+        if not any(self.epochs().values()): raise ValueError('epochs_*: found 0 for every phase, wanted at least one epoch')
+
+# %% ../../nbs/90_pipeline/08_settings.ipynb #5587603d
 @dataclass
 class Likelihood:
     "The Gaussian part: `training.curriculum.Supervised`."
@@ -301,6 +346,9 @@ class BandPriors:
     enabled:bool = False
     bands:list[list[int]] = field(default_factory=list) # (first bin, last bin), both included
     weight:float = 1.
+    def __post_init__(self):
+        within(self, weight=(0, 1e6))
+        if self.enabled and not self.bands: raise ValueError('bands: found none with band_priors enabled, wanted at least one, such as [[67, 126]]')
 
 @dataclass
 class Symbolic:
@@ -358,7 +406,7 @@ class Uncertainty:
     corel:CorelSettings = field(default_factory=CorelSettings)
     outliers:OutlierSettings = field(default_factory=OutlierSettings)
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #f99271f1
+# %% ../../nbs/90_pipeline/08_settings.ipynb #9b65614e
 @dataclass
 class Config:
     "Everything a run can be told."
@@ -380,6 +428,7 @@ class Config:
     limits:Limits = field(default_factory=Limits)
     records:Records = field(default_factory=Records)
     ablate:Ablate = field(default_factory=Ablate)
+    pretrain:Pretrain = field(default_factory=Pretrain)
     @property
     def products(self)->str: # folder below which light curves and posteriors lie
         return self.paths.products or self.paths.work

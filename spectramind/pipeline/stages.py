@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['FEWEST', 'all_planets', 'Report', 'write_bad_planets', 'check_tables', 'check_prediction', 'enough', 'observe_orders',
            'fit_orders', 'for_all', 'calibrate', 'features', 'fit', 'work_ahead', 'to_do', 'simulation_of', 'simulate',
-           'labels_of', 'expected_planets', 'standing_posteriors', 'training_labels', 'checkpoint_of', 'read_prior',
-           'deal_folds', 'prior_made', 'keep_prior', 'obtain_prior', 'physics', 'predict', 'final_spectrum', 'export',
-           'sample_of', 'submission_info', 'hand_in', 'submit', 'hand_in_first', 'handed_in', 'truth_of', 'score_file',
-           'write_table']
+           'labels_of', 'expected_planets', 'fitted_posterior', 'standing_posteriors', 'training_labels',
+           'checkpoint_of', 'read_prior', 'deal_folds', 'prior_made', 'keep_prior', 'obtain_prior', 'physics',
+           'predict', 'submission_info', 'truth_of']
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #9d0e1479
+# %% ../../nbs/90_pipeline/50_stages.ipynb #36be6d8c
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,18 +23,15 @@ from .. import __version__
 from ..core.determinism import single_threaded_blas
 from ..core.errors import ConfigError, DataError, InternalError, SchemaError, SpectraMindError, UsageError
 from ..core.nouns import DepthPosterior, Spectra
-from ..core.paths import parse_planet_id
 from ..core.provenance import read_record
-from ..core.store import read_json, sha256_file, sha256_json, write_bytes, write_csv_rows, write_json
-from ..lightcurve.prior import SpectralPrior, fit_prior, learn_prior, posterior_spectrum, predict_spectra, prior_row
+from ..core.store import read_json, sha256_json, write_csv_rows, write_json
+from ..lightcurve.prior import SpectralPrior, learn_prior, predict_spectra, prior_row
 from . import units
 from .settings import Config
 from .guard import Work, by_urgency
 from .executor import Failure, Outcome, choose_workers, run_units
-from .products import Made, Workplace, read_predictions, write_predictions
-from ..scoring.export import FinalSpectrum, describe, ending_of, write_export
-from ..scoring.score import ScoreReport, naive_statistics, score
-from ..scoring.submission import MANIFEST, complete, read_submission, write_package, write_submission
+from .products import Made, Workplace, write_predictions
+from ..scoring.submission import complete
 
 # %% ../../nbs/90_pipeline/50_stages.ipynb #587ad36a
 def all_planets(
@@ -221,7 +217,7 @@ def simulate(config:Config)->str: # a line for people
     write_json(note, dict(settings=settings, complete=True))
     return f'simulate: {d.n_train} training and {d.n_test} test planets in {root}, {done["written"]} made now'
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #f82e748d
+# %% ../../nbs/90_pipeline/50_stages.ipynb #353ea0ef
 def labels_of(
     root:str|Path,
 )->tuple|None:   # ids (planet,), depths (planet, 283); None without train.csv, or with no sound row in it
@@ -239,7 +235,7 @@ def expected_planets(
     known = set(asked)
     return asked + [p for p in (list_planets(root, 'test') if (Path(root)/'test').is_dir() else []) if p not in known]
 
-def _posterior(order:units.Fit)->DepthPosterior:
+def fitted_posterior(order:units.Fit)->DepthPosterior:
     "A planet's posterior if it stands: made with these settings, from the light curves that are there now; raises `DataError`."
     found = units.read_posterior(order.work, order.planet_id, order.settings)
     if units.fitted(order) is None: raise DataError(f'planet {order.planet_id}', 'a posterior of other light curves than are there now', 'one of these', hint='run `spectramind fit`')
@@ -254,7 +250,7 @@ def standing_posteriors(
         if where != split: continue
         try:
             if (where, planet_id) in skip: raise DataError(f'planet {planet_id}', 'an earlier stage that failed', 'a posterior')
-            good.append(_posterior(order))
+            good.append(fitted_posterior(order))
         except SpectraMindError as error: bad.append(Outcome((where, planet_id), failure=Failure(type(error).__name__, error.message, error.exit_code)))
     return good, bad
 
@@ -359,108 +355,11 @@ def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
     write_predictions(Workplace(Path(config.paths.work)).predictions, spectra)
     return spectra, report
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #f365edc4
-def _final(
-    posterior:DepthPosterior, prior:SpectralPrior,
-)->tuple:                 # mu (283,), cov (283, 283), origin; as `predict_spectra` has them
-    "Mean and covariance behind a row of the prediction."
-    with single_threaded_blas():
-        row = predict_spectra([posterior], prior)
-        if row.origin[0] != 'physics': return row.mu[0], np.diag(row.sigma[0]**2), row.origin[0]
-        return *posterior_spectrum(posterior, prior), 'physics'
-
-def _refined(
-    config:Config, planet_id:int,
-    mu:np.ndarray, cov:np.ndarray, origin:str, # of the physics
-)->tuple:                 # the same three, after network and calibration
-    "The row of artifacts/predictions, where it was made from this very physics; its covariance has the physics' correlations."
-    place = Workplace(Path(config.paths.work)).predictions
-    if config.model.kind == 'physics' or not (place/'physics'/'mu.csv').is_file() or not (place/'mu.csv').is_file(): return mu, cov, origin
-    before, after, sd = read_predictions(place/'physics'), read_predictions(place), np.sqrt(np.diag(cov))
-    rows = [np.flatnonzero(table.planet_id == planet_id) for table in (before, after)]
-    if any(len(row) != 1 for row in rows): return mu, cov, origin
-    (b,), (a,) = rows
-    if not (np.array_equal(before.mu[b], mu) and np.allclose(before.sigma[b], sd, rtol=1e-9, atol=0)): return mu, cov, origin
-    if np.array_equal(after.mu[a], mu) and np.array_equal(after.sigma[a], before.sigma[b]): return mu, cov, origin
-    factor = after.sigma[a]/sd
-    cov = cov*factor*factor[:, None]
-    cov[np.diag_indices(len(cov))] = after.sigma[a]**2
-    return after.mu[a], cov, after.origin[a]
-
-def final_spectrum(
-    config:Config,
-    planet:str|int,   # its id, any spelling
-)->FinalSpectrum:
-    "One planet's final spectrum; raises `UsageError` on an unknown planet and `DataError` when fit or prior are missing."
-    planet_id = parse_planet_id(planet)
-    orders = {order.planet_id: (split, order) for (split, _), order in fit_orders(config)}
-    if planet_id not in orders:
-        raise UsageError(f'planet: found {planet_id}, wanted one of the {len(orders)} planets of {config.data.root}', hint=f'such as {min(orders)}; data.root=DIR looks in another tree')
-    split, order = orders[planet_id]
-    posterior = _posterior(order)
-    checkpoint = checkpoint_of(config) or Workplace(Path(config.paths.work)).checkpoint
-    if checkpoint.is_dir(): checkpoint = checkpoint/'prior.json'
-    if not checkpoint.is_file(): raise DataError(checkpoint, 'no prior', 'the one that `spectramind predict` learns', hint='run `spectramind predict` first, or give predict.checkpoint=path/to/prior.json')
-    mu, cov, origin = _refined(config, planet_id, *_final(posterior, read_prior(checkpoint)))
-    made_of = f'simulated, profile {config.data.profile}, seed {config.seed}' if config.data.simulated else 'Ariel Data Challenge'
-    facts = dict(split=split, data=made_of, n_visits=posterior.quality.get('n_visits'), config_sha256=submission_info(config)['config_sha256'], prior_sha256=sha256_file(checkpoint))
-    meta = describe(posterior, order.star, origin, **facts)
-    return FinalSpectrum(planet_id, mu, cov, origin, posterior, meta)
-
-def export(
-    config:Config,
-    planet:str|int,           # its id
-    form:str='ecsv',          # 'ecsv', 'netcdf' or 'taurex'
-    out:str|Path|None=None,   # file or folder; artifacts/exports when None
-)->tuple[Path, FinalSpectrum]: # the file written, and what is in it
-    "Write one planet's spectrum for other programs; raises as `final_spectrum` does, and `UsageError` on an unknown format or a missing library."
-    ending = ending_of(form)                          # before anything is computed
-    spectrum = final_spectrum(config, planet)
-    path = Path(out or Path(config.paths.work)/'artifacts'/'exports')
-    if out is None or path.is_dir(): path = path/f'{spectrum.planet_id}{ending}'
-    return write_export(path, spectrum, form), spectrum
-
-# %% ../../nbs/90_pipeline/50_stages.ipynb #95326c9b
-def sample_of(
-    root:str|Path,
-)->Path|None:   # sample_submission.csv, if the tree has one
-    "The host's header and row order."
-    path = Path(root)/'sample_submission.csv'
-    return path if path.is_file() else None
-
+# %% ../../nbs/90_pipeline/50_stages.ipynb #d76cc8b2
 def submission_info(config:Config)->dict: # JSON-able
-    "For the manifest: a hash of the settings that can change a number (folders, workers and records cannot)."
+    "For manifests: a hash of the settings that can change a number (folders, workers and records cannot)."
     settings = asdict(config) | dict.fromkeys(('paths', 'executor', 'data', 'env', 'limits', 'records', 'diag', 'ablate')) | dict(predict=dict(checkpoint=config.predict.checkpoint), submit=dict(layout=config.submit.layout))
     return dict(config_sha256=sha256_json(settings), seed=config.seed)
-
-def hand_in(config:Config, spectra:Spectra)->dict: # the manifest
-    "Write submission.{csv,json,zip} and their manifest; with env=kaggle also submission.csv in the working folder, where Kaggle looks for it."
-    place = Path(config.submit.out or Workplace(Path(config.paths.work)).dist)
-    sample = sample_of(config.data.root) if config.submit.layout == 'kaggle' else None
-    manifest = write_package(place, spectra, config.submit.layout, sample, info=submission_info(config))
-    if config.env.name == 'kaggle': write_bytes(Path(config.paths.work)/'submission.csv', (place/'submission.csv').read_bytes())
-    return manifest
-
-def submit(
-    config:Config,
-)->dict:                            # the manifest
-    "Write submission.{csv,json,zip} and their manifest."
-    s = config.submit
-    return hand_in(config, read_predictions(Path(s.predictions or Workplace(Path(config.paths.work)).predictions), Path(s.sigma) if s.sigma else None))
-
-def hand_in_first(config:Config)->dict: # the manifest
-    "A complete submission before any work: the prior's row for every planet, to be written over by better ones; raises `DataError` when there is none."
-    wanted = expected_planets(config.data.root)
-    if not wanted: raise DataError(Path(config.data.root)/'test', 'no test planet', 'at least one to predict')
-    prior = read_prior(checkpoint_of(config)) if config.predict.checkpoint else fit_prior(np.array(list(training_labels(config)[0].values())))
-    nothing = Spectra(np.empty(0, np.int64), np.empty((0, 283)), np.empty((0, 283)), ())
-    return hand_in(config, complete(nothing, wanted, *prior_row(prior)))
-
-def handed_in(config:Config)->bool:
-    "Whether a whole submission of these planets lies there already: it is not to be replaced by a worse one."
-    path = Path(config.submit.out or Workplace(Path(config.paths.work)).dist)/'submission.csv'
-    try: return set(map(int, read_submission(path)[0].planet_id)) == set(expected_planets(config.data.root))
-    except SpectraMindError: return False
 
 def truth_of(
     config:Config,
@@ -468,22 +367,3 @@ def truth_of(
     "The truth of simulated test planets."
     folder = Workplace(Path(config.products)).truth(config.data.profile)
     return read_labels(folder, 'test_truth.csv') if config.data.simulated and (folder/'test_truth.csv').is_file() else None
-
-def score_file(
-    submission:str|Path,      # any format and layout
-    truth:tuple|str|Path,     # ids and depths, or a table planet_id, wl_1 ... wl_283
-    labels:tuple|None=None,   # training labels, for the naive submission; the truth itself when None
-)->ScoreReport:
-    "Score a submission against true spectra."
-    if not isinstance(truth, tuple): truth = read_labels(Path(truth).parent, Path(truth).name)
-    return score(truth, read_submission(submission)[0], *naive_statistics((labels or truth)[1]))
-
-def write_table(
-    config:Config, spectra:Spectra,
-    path:str|Path,            # .csv, .json or .zip
-)->dict:                      # the manifest, written beside it
-    "Write one submission table where a user wants it."
-    sample = sample_of(config.data.root) if config.submit.layout == 'kaggle' else None
-    manifest = write_submission(Path(path), spectra, config.submit.layout, sample, info=submission_info(config))
-    write_json(Path(path).parent/MANIFEST, manifest)
-    return manifest

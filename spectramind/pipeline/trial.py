@@ -6,7 +6,7 @@
 __all__ = ['ALONGSIDE', 'NO_NETWORK', 'Prints', 'prints_of', 'Order', 'own_config', 'note_event', 'take_over', 'learn', 'HeldOut',
            'held_out', 'judged', 'predict_test', 'carry_out', 'carry', 'read_run']
 
-# %% ../../nbs/90_pipeline/69_trial.ipynb #fa62c054
+# %% ../../nbs/90_pipeline/69_trial.ipynb #ec117d94
 import os
 import time
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ from ..core.nouns import Spectra
 from ..core.provenance import code_hash, read_record
 from ..core.store import json_text, make_folder, read_json, read_npz, sha256_json, write_bytes, write_json, write_text
 from ..lightcurve.prior import cross_fit
-from . import calibration, stages
+from . import calibration, stages, submitting
 from . import run as front
 from .config import config_yaml
 from .leaderboard import Run
@@ -182,12 +182,12 @@ def judged(
                    score_physics=alone.total, score_network=raw.total, gain_physics=float((report.per_planet - alone.per_planet).mean()))
     return arrays, figures
 
-# %% ../../nbs/90_pipeline/69_trial.ipynb #3cb72874
+# %% ../../nbs/90_pipeline/69_trial.ipynb #c6825311
 def predict_test(config:Config)->int: # rows
     "Predictions and submission of the test planets, where there are any; nobody looks at their truth."
     if not stages.expected_planets(config.data.root): return 0
     spectra, _ = front.predict(config)
-    stages.submit(config)
+    submitting.submit(config)
     return len(spectra)
 
 def carry_out(

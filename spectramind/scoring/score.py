@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['FGS1_WEIGHT', 'FGS1_IDEAL', 'AIRS_IDEAL', 'SIGMA_CLIP', 'COVERAGE_LEVELS', 'bin_weights', 'ideal_sigma', 'log_normal',
-           'score_cells', 'total_score', 'naive_statistics', 'wilson_interval', 'Coverage', 'coverage', 'ScoreReport',
-           'score']
+           'score_cells', 'total_score', 'naive_statistics', 'Coverage', 'coverage', 'ScoreReport', 'score']
 
-# %% ../../nbs/55_scoring/00_score.ipynb #1d2b59de
+# %% ../../nbs/55_scoring/00_score.ipynb #fee9cfca
 from dataclasses import dataclass, field
 from html import escape
 
@@ -17,13 +16,13 @@ from ..challenge.wavelength import N_BINS
 from ..core.errors import SchemaError, UsageError
 from ..core.nouns import Spectra
 
-# %% ../../nbs/55_scoring/00_score.ipynb #aa3352d0
+# %% ../../nbs/55_scoring/00_score.ipynb #a14b578a
 FGS1_WEIGHT = 57.846                       # of one FGS1 cell; an AIRS cell weighs 1
 FGS1_IDEAL, AIRS_IDEAL = 1e-6, 1e-5        # sigma of the ideal submission, depth
 SIGMA_CLIP = 1e-15                         # the host raises smaller sigmas to this
 COVERAGE_LEVELS = (0.50, 0.6827, 0.90, 0.95)
 
-# %% ../../nbs/55_scoring/00_score.ipynb #b10b502b
+# %% ../../nbs/55_scoring/00_score.ipynb #6e8194be
 def bin_weights(
     fgs1_weight:float=FGS1_WEIGHT, # weight of bin 0
 )->np.ndarray:                     # (283,) weights, not normalised
@@ -39,7 +38,7 @@ def ideal_sigma(
     "The uncertainty the ideal submission claims in each bin."
     return np.r_[fgs1, np.full(N_BINS - 1, airs)]
 
-# %% ../../nbs/55_scoring/00_score.ipynb #d6553c30
+# %% ../../nbs/55_scoring/00_score.ipynb #5b871e66
 def log_normal(
     depth:np.ndarray, # (..., 283) where the density is asked for
     mu:np.ndarray,    # (..., 283) or scalar, centre
@@ -61,7 +60,7 @@ def score_cells(
     naive = log_normal(depth, naive_mean, naive_sigma)
     return (found - naive)/(ideal - naive)
 
-# %% ../../nbs/55_scoring/00_score.ipynb #fa5b78bf
+# %% ../../nbs/55_scoring/00_score.ipynb #f1e68359
 def total_score(
     cells:np.ndarray,             # (planet, 283) from `score_cells`
     weights:np.ndarray|None=None, # (283,); the official ones when None
@@ -80,23 +79,13 @@ def naive_statistics(
                          'wanted a finite (planet, 283) table of training targets')
     return float(depths.mean()), float(depths.std())
 
-# %% ../../nbs/55_scoring/00_score.ipynb #b11b45c9
-def wilson_interval(
-    fraction:float, # observed share, 0 to 1
-    n:int,          # independent trials
-    z:float=1.959963984540054, # normal quantile; 95 % two-sided
-)->tuple[float, float]: # lower and upper limit
-    "Wilson's interval for a binomial share."
-    centre, width = fraction + z*z/(2*n), z*np.sqrt(fraction*(1 - fraction)/n + z*z/(4*n*n))
-    return float(max(0., (centre - width)/(1 + z*z/n))), float(min(1., (centre + width)/(1 + z*z/n)))
-
-# %% ../../nbs/55_scoring/00_score.ipynb #935b54bd
+# %% ../../nbs/55_scoring/00_score.ipynb #7ec58293
 @dataclass(frozen=True)
 class Coverage:
     "How often the truth fell into the central interval of one nominal level."
     level: float    # nominal share
     fraction: float # observed share, mean over planets
-    low: float      # lower limit of the 95 % interval, one trial per planet
+    low: float      # lower limit of the 95 % interval, from resampling planets
     high: float     # upper limit
     fgs1: float     # observed share of bin 0
     airs: float     # observed share of bins 1 to 282
@@ -110,16 +99,15 @@ def coverage(
 )->tuple:             # one `Coverage` per level
     "Observed coverage at each nominal level, with a planet-level interval."
     from scipy.special import ndtri
+    from spectramind.scoring.shares import share_interval
     distance = np.abs(truth - mu)/np.clip(sigma, SIGMA_CLIP, None)
     found = []
     for level in levels:
         inside = distance <= ndtri(0.5 + level/2)
-        fraction = float(inside.mean())
-        found.append(Coverage(float(level), fraction, *wilson_interval(fraction, len(inside)),
-                              float(inside[:, 0].mean()), float(inside[:, 1:].mean()), len(inside)))
+        found.append(Coverage(float(level), *share_interval(inside)[:3], float(inside[:, 0].mean()), float(inside[:, 1:].mean()), len(inside)))
     return tuple(found)
 
-# %% ../../nbs/55_scoring/00_score.ipynb #68bb5871
+# %% ../../nbs/55_scoring/00_score.ipynb #618e1068
 @dataclass(frozen=True, eq=False, repr=False)
 class ScoreReport:
     "The official score with everything needed to understand it."
@@ -152,7 +140,7 @@ class ScoreReport:
         rows += [(f'coverage at {100*c.level:g} %', f'{100*c.fraction:.1f} % ({100*c.low:.1f} to {100*c.high:.1f})') for c in self.coverage]
         return '<table>' + ''.join(f'<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>' for a, b in rows) + '</table>'
 
-# %% ../../nbs/55_scoring/00_score.ipynb #a3e31a11
+# %% ../../nbs/55_scoring/00_score.ipynb #e08180e3
 def _check_cells(
     name:str,          # what the array is called in the message
     values:np.ndarray, # anything that should be (planet, 283) numbers
@@ -186,7 +174,7 @@ def _match_rows(
     order = np.argsort(found, kind='stable')
     return order[np.searchsorted(found[order], wanted)]
 
-# %% ../../nbs/55_scoring/00_score.ipynb #42a26d04
+# %% ../../nbs/55_scoring/00_score.ipynb #ce0629c3
 def score(
     truth:Spectra|tuple, # true spectra: a `Spectra`, or ids (planet,) and depths (planet, 283)
     submission:Spectra,  # what is judged

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TrainReport', 'Checkpoints', 'Progress', 'Phases', 'Trainer']
 
-# %% ../../nbs/70_training/20_trainer.ipynb #3c12ceb7
+# %% ../../nbs/70_training/20_trainer.ipynb #1c3582c5
 import copy
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from ..core.errors import ConfigError, UsageError
 from ..core.logs import progress
-from ..core.store import make_folder, sha256_json, sweep_temporaries
+from ..core.store import make_folder, read_npz, sha256_json, sweep_temporaries
 from .checkpoints import document_digest, load_weights, plain_state, read_checkpoint, write_checkpoint
 from .curriculum import MAE, Contrastive, Supervised
 from .dataset import ExamplesLike, Scaling, check_examples, check_rows, check_split, load_plan, plan_epoch, steps_per_epoch
@@ -47,7 +47,7 @@ class TrainReport:
         best = 'no validation' if self.best is None else f'best {self.best:.4f} after {self.best_epoch} epochs'
         return f'TrainReport({best}, {len(self.history)} epochs recorded, stopped by {self.stopped}, {len(self.events)} events)'
 
-# %% ../../nbs/70_training/20_trainer.ipynb #62646c42
+# %% ../../nbs/70_training/20_trainer.ipynb #8ddc04f3
 class Checkpoints:
     "Writing and reading of `last.ckpt`; the trainer adds what is in it."
     def _identify(self)->str:
@@ -65,7 +65,7 @@ class Checkpoints:
         path = self.folder/'last.ckpt'
         if not resume:
             if self.fabric.is_global_zero:
-                ours = [self.folder/f for f in ('last.ckpt', 'model.safetensors', 'model.json', 'top.json')]
+                ours = [self.folder/f for f in ('last.ckpt', 'model.safetensors', 'model.json', 'top.json', 'held.npz')]
                 ours += self.folder.glob('top/*.safetensors')
                 for old in ours: old.unlink(missing_ok=True)
             self.fabric.barrier()
@@ -94,6 +94,7 @@ class Checkpoints:
         self.fabric.barrier()
         load_weights(self.model, self.folder)
         self.model.eval()
+        self.held = read_npz(self.folder/'held.npz', 'mu', 'sigma') if self.state.best is not None else None
 
 # %% ../../nbs/70_training/20_trainer.ipynb #fdc71459
 class Progress:

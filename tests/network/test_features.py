@@ -114,6 +114,22 @@ def test_wavelengths_without_any_data(sample, lost):
     assert np.array_equal(e.nodes[0, ~dead, light], plain.nodes[0, ~dead, light]) and len(np.unique(e.nodes[0, dead, light])) == 1
 
 
+@pytest.mark.parametrize("lost", [0, 100])
+def test_a_wavelength_lost_in_one_of_two_visits(lost):
+    "What the good visit saw is kept; numerical dust of the other one has no weight."
+    planet = draw_population(3, 11)[1]
+    planet, curves, post = made(replace(planet, t0_h=(planet.t0_h[0], planet.t0_h[0] + .3)))
+    dead = np.arange(283) == lost
+    bad = replace(curves[0], flux=np.where(dead, np.nan, curves[0].flux), valid=curves[0].valid & ~dead, variance=np.where(dead, np.nan, curves[0].variance))
+    look, good = F.look_at_visit(post, bad, 0), F.look_at_visit(post, curves[1], 1)
+    assert look["sd"][lost] == np.inf and np.isnan(look["statistics"][lost]).all() and np.isfinite(look["statistics"][~dead]).all()
+    seen, both = F.combined([look, good]), F.combined([F.look_at_visit(post, curves[0], 0), good])
+    for k in ("shift", "scatter", "level", "noise"):
+        assert seen[k][lost] == pytest.approx(good[k][lost], rel=1e-12) and np.array_equal(seen[k][~dead], both[k][~dead])
+    np.testing.assert_allclose(seen["statistics"][lost], good["statistics"][lost], rtol=1e-12)
+    assert finite(examples([(planet, [bad, curves[1]], post)]))
+
+
 def test_lost_pointing(sample):
     e = examples(only(sample[0], centroid=lambda c: np.full_like(c.centroid, np.nan), jitter=lambda c: np.full_like(c.jitter, np.nan)))
     channels = [F.CHANNELS.index(k) for k in ("row", "column", "row^2", "column^2")]

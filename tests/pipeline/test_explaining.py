@@ -4,15 +4,17 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
 import torch
 
 from spectramind.core.errors import ConfigError, DataError, SchemaError
+from spectramind.core.nouns import Spectra
 from spectramind.core.store import read_csv_rows, read_json, read_npz, write_json
 from spectramind.pipeline import explaining, learning, stages, units
-from spectramind.pipeline.products import Workplace, read_predictions, write_predictions
+from spectramind.pipeline.products import Made, Workplace, read_predictions, write_predictions
 from spectramind.scoring.submission import check_document
 
 FAST = ("model=v50_fast", "model.network.airs.kind=gat", "train=trainer_smoke", "model.ensemble.folds=2", "train.epochs_supervised=2")
@@ -235,3 +237,51 @@ def test_an_ensemble_of_other_features_is_refused(wide, settings, own):
     told = json.loads(path.read_text())
     write_json(path, told | dict(features=told["features"][::-1]))
     with pytest.raises(SchemaError, match="planet features"): explaining.explain(settings(wide[0], own, *FAST))
+
+
+def test_other_labels_and_another_training_make_another_document(wide, settings, explained, tmp_path, monkeypatch):
+    work, tree = shutil.copytree(explained[0], tmp_path/"work"), shutil.copytree(wide[0], tmp_path/"tree", copy_function=shutil.copy2)
+    config, calls, real = settings(tree, work, *FAST), [], explaining.make_document
+    monkeypatch.setattr(explaining, "make_document", lambda *a: calls.append(1) or real(*a))
+    explaining.explain(config)
+    assert not calls and explaining.read_explain(config)[1] == ""                                   # of another folder, with the same labels
+    first = document_of(work)
+    header, *rows = (tree/"train.csv").read_text().splitlines()
+    planet, *depths = rows[0].split(",")
+    rows[0] = ",".join([planet, *(repr(1.5*float(d)) for d in depths)])
+    (tree/"train.csv").write_text("\n".join([header, *rows]) + "\n")
+    assert "other labels" in explaining.read_explain(config)[1]
+    explaining.explain(config)
+    second = document_of(work)
+    assert len(calls) == 1 and first["inputs"]["labels"] != second["inputs"]["labels"] and first["violation"]["scale"] != second["violation"]["scale"]   # the labels set the rules' scale
+    oof = work/"artifacts"/"checkpoints"/"oof.npz"
+    arrays, record = read_npz(oof), read_json(f"{oof}.json")
+    Made(record["inputs"], record["config_hash"]).keep(oof, arrays | dict(latent=arrays["latent"][:, ::-1].copy()))
+    assert "another training" in explaining.read_explain(config)[1]
+    explaining.explain(config)
+    assert len(calls) == 2 and document_of(work)["inputs"]["oof"] != second["inputs"]["oof"]
+    assert document_of(work)["embedding"]["points"]["x"][0] != second["embedding"]["points"]["x"][0]
+
+
+def test_one_covariance_is_held_at_a_time(wide, settings, own, monkeypatch):
+    "Twelve planets, taken for test planets: never more than two posteriors alive, one being let go when the next has been read."
+    config, alive, most, real = settings(wide[0], own, *FAST), weakref.WeakSet(), [], units.read_posterior
+    orders = stages.fit_orders(config)
+    def read(*a):
+        posterior = real(*a)
+        alive.add(posterior)
+        most.append(len(alive))
+        return posterior
+    ids = [p for (_, p), _ in orders]
+    rows = read_predictions(Workplace(own).predictions)
+    table = Spectra(np.array(ids), np.repeat(rows.mu[:1], len(ids), 0), np.repeat(rows.sigma[:1], len(ids), 0), ("physics",)*len(ids))
+    scene = explaining.Scene(table, table, config.products, tuple(ids), "")
+    apart = [explaining.network_examples(config, explaining.Scene(table, table, config.products, (p,), "")) for split, p in (key for key, _ in orders) if split == "test"]
+    monkeypatch.setattr(units, "read_posterior", read)
+    monkeypatch.setattr(stages, "fit_orders", lambda _: [(("test", p), order) for (_, p), order in orders])
+    assert None not in explaining.noise_classes(scene).values()
+    examples = explaining.network_examples(config, scene)
+    assert len(ids) == len(examples) == 12 and len(most) == 24 and max(most) <= 2
+    for one in apart:                                                                               # the same numbers, whoever stands beside it
+        row = list(examples.planet_id).index(one.planet_id[0])
+        for name in ("series", "nodes", "planet", "mu"): np.testing.assert_array_equal(getattr(examples, name)[row], getattr(one, name)[0])

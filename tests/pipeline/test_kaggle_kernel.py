@@ -138,7 +138,7 @@ def test_in_the_run_that_somebody_reads_a_failure_is_an_exception(sent, sky, tmp
 # ---------------------------------------------------------------- the sample's columns and order
 @pytest.mark.parametrize("damage", ["wide", "sample_id", "reversed"])
 def test_another_layout_or_order_than_the_samples_is_refused(damage, sky, reference, tmp_path):
-    from spectramind.pipeline.stages import sample_of
+    from spectramind.pipeline.submitting import sample_of
     from spectramind.scoring.submission import read_submission, write_submission
     spectra = read_submission(reference[0]/"dist"/"submission.csv")[0]
     write_submission(tmp_path/"submission.csv", spectra, "kaggle" if damage == "reversed" else damage, sample_of(sky) if damage == "reversed" else None)

@@ -72,20 +72,20 @@ def test_the_command_ends_with_4(sky, tmp_path):
 def test_a_better_submission_is_not_replaced_by_the_first(sky, settings, reference, tmp_path, monkeypatch):
     "A second session that is killed at once leaves what the first had handed in."
     import shutil
-    from spectramind.pipeline import stages
+    from spectramind.pipeline import submitting
     shutil.copytree(reference[0]/"dist", tmp_path/"dist")
     config = settings(sky, tmp_path, "limits.hours=1")
-    assert stages.handed_in(config)
+    assert submitting.handed_in(config)
     monkeypatch.setattr(front, "observed_and_fitted", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): front.run(config)
     assert (tmp_path/"dist"/"submission.csv").read_bytes() == (reference[0]/"dist"/"submission.csv").read_bytes()
     (tmp_path/"dist"/"submission.csv").write_text("half a f")
-    assert not stages.handed_in(config)
+    assert not submitting.handed_in(config)
 
 
 def test_kaggle_finds_the_submission_in_its_working_folder(sky, settings, reference, tmp_path):
     import shutil
-    from spectramind.pipeline import stages
+    from spectramind.pipeline import submitting
     shutil.copytree(reference[0]/"artifacts"/"predictions", tmp_path/"artifacts"/"predictions")
-    stages.submit(settings(sky, tmp_path, "env.name=kaggle"))
+    submitting.submit(settings(sky, tmp_path, "env.name=kaggle"))
     assert (tmp_path/"submission.csv").read_bytes() == (tmp_path/"dist"/"submission.csv").read_bytes() == (reference[0]/"dist"/"submission.csv").read_bytes()

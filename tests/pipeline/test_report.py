@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 from spectramind.challenge.layout import Challenge
 from spectramind.core.errors import DataError
 from spectramind.core.nouns import Spectra
-from spectramind.core.provenance import write_record
+from spectramind.core.provenance import code_hash, write_record
 from spectramind.core.store import read_csv_rows, read_json, sha256_file, write_json
 from spectramind.diagnostics.page import comparable
-from spectramind.pipeline import report, stages
+from spectramind.pipeline import report, stages, submitting
 from spectramind.pipeline.cli import app
 from spectramind.pipeline.config import load_config
 from spectramind.pipeline.products import Made, Workplace, read_predictions
@@ -46,7 +46,7 @@ def test_the_score_is_that_of_the_submission_and_of_run(known):
     config, work = known
     figures = report.diagnose_dashboard(config)
     page = alike(work/PAGE)
-    told = stages.score_file(work/"dist"/"submission.csv", stages.truth_of(config), stages.labels_of(config.data.root))
+    told = submitting.score_file(work/"dist"/"submission.csv", stages.truth_of(config), stages.labels_of(config.data.root))
     assert {k: figures[k] for k in told.metrics()} == told.metrics()
     summary = run(config)
     assert summary.score.total == told.total and alike(summary.page) == page
@@ -110,10 +110,10 @@ def test_a_verdict_of_other_predictions_is_not_shown(known, tmp_path):
     from spectramind.pipeline import injecting, report_parts
     config, work = known
     row = dict(level="spectra", signal="H2O", measure="recovered", value=1., low=.9, high=1.1, least=.8, most=1.2, unit="recovered/injected", rule="interval within", planets=2, passed=True)
-    document = dict(rows=[row], completeness=[], passed=True, config_hash=stages.submission_info(config)["config_sha256"], seed=config.seed, split="test", settings=asdict(config.diag.inject),
+    document = dict(rows=[row], completeness=[], passed=True, code=code_hash(*injecting.CODE), config_hash=stages.submission_info(config)["config_sha256"], seed=config.seed, split="test", settings=asdict(config.diag.inject),
                     inputs=injecting.injected_into(config), planets=[1, 2], left_out=[], median_error={}, response={})
     path = Workplace(work).reports/"injection.json"
-    for change, shown in (({}, True), (dict(inputs=document["inputs"] | dict(mu="0"*64)), False), (dict(seed=1), False), (dict(settings=document["settings"] | dict(amplitude=50.)), False)):
+    for change, shown in (({}, True), (dict(inputs=document["inputs"] | dict(mu="0"*64)), False), (dict(seed=1), False), (dict(code="0"*64), False), (dict(settings=document["settings"] | dict(amplitude=50.)), False)):
         write_json(path, document | change)
         parts = report_parts.injection_tab(config)
         assert any("Verdict" in str(part) for part in parts) is shown and any("anew" in str(part) for part in parts) is not shown

@@ -1,6 +1,7 @@
 "COREL: the promise holds by Monte Carlo, the plain case is that of `crepes`, alpha orders the factors."
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from scipy.stats import norm
 
 from spectramind.challenge.wavelength import default_wavelengths
 from spectramind.core.errors import SchemaError, UsageError
-from spectramind.uncertainty.corel import (POOLS, Corel, apply_corel, conformal_rank, corel_from_dict, corel_table, cross_fit_corel,
-                                           fit_corel, grouped_quantile)
+from spectramind.uncertainty.corel import (COST, POOLS, Corel, apply_corel, conformal_rank, corel_from_dict, corel_table, corel_verdict,
+                                           cross_fit_corel, fit_corel, grouped_quantile, miss)
 from spectramind.uncertainty.temperature import cross_fit_temperature
 
 N = 283
@@ -161,3 +162,35 @@ def test_refusals():
     c = Corel(.1, 'bin', 0, 12, np.ones(N))
     with pytest.raises(UsageError): apply_corel(c, sigma, 'both')
     with pytest.raises(UsageError): apply_corel(c, spoilt)
+
+
+def shaped(draw, seed, n=200, factor=1.):
+    "Errors of a shape, partly shared, with a sigma of their root mean square over `factor`."
+    rng = np.random.default_rng(seed)
+    e = draw(rng, (n, 1))*np.ones(N)
+    sigma = np.full((n, N), 1e-4)
+    return cross_fit_corel(np.full((n, N), .01) + factor*sigma*e/e.std(), np.full((n, N), .01), sigma, np.arange(n) % 5, n_boot=200)
+
+
+def test_coverage_decides_whether_the_factors_are_used():
+    light = [shaped(lambda r, k: r.uniform(-1, 1, k), seed, n=500) for seed in range(4)]
+    used = [corel_verdict(j)[0] for j in light]
+    assert sum(used) >= 3 and max(j.gain[0] for j in light) < 0              # the likelihood alone would refuse every one
+    assert all(miss(j)["after"] < .02 < miss(j)["before"] for j, u in zip(light, used) if u)
+    normal = [shaped(lambda r, k: r.standard_normal(k), seed) for seed in range(12)]
+    taken = [j for j in normal if corel_verdict(j)[0]]
+    assert len(taken) <= 2 and all(j.gain[0] > -COST for j in taken)         # right intervals are left alone, but for chance
+    wrong = [shaped(lambda r, k: r.standard_normal(k), seed, factor=1.6) for seed in range(4)]
+    assert all(corel_verdict(j)[0] and j.gain[0] > .05 for j in wrong)
+
+
+def test_right_intervals_have_a_price_limit_and_must_be_nearer():
+    j = shaped(lambda r, k: r.uniform(-1, 1, k), 0)
+    assert corel_verdict(j)[0]
+    dear = replace(j, gain=(-COST - .001, -.1, .1))
+    assert corel_verdict(dear) == (False, f"right intervals would cost {COST + .001:.3f} nats per cell, more than {COST:g}")
+    swapped = replace(j, parts={k: dict(before=v["before"], after=v["before"]) for k, v in j.parts.items()})
+    used, why = corel_verdict(swapped)
+    assert not used and "no nearer" in why
+    lucky = replace(swapped, gain=(.01, 0., .02), parts={k: dict(before=v["after"], after=v["before"]) for k, v in j.parts.items()})
+    assert not corel_verdict(lucky)[0]                                        # more probable, but coverage would suffer

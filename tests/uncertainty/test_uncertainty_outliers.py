@@ -7,9 +7,11 @@ from hypothesis import given, settings, strategies as st
 from scipy.stats import chi2 as chi2_distribution, false_discovery_control, kstest
 
 from spectramind.core.errors import SchemaError, UsageError
-from spectramind.uncertainty.outliers import (SLOPE, START, apply_outliers, benjamini_hochberg, combine_p, cross_fit_outliers,
-                                              distance_law, distance_p, fit_outliers, fit_slope, ledoit_wolf, outliers_from_dict,
-                                              predictive_p, whitened_chi2, widen_sigma, widening)
+from spectramind.core.nouns import DepthPosterior
+from spectramind.uncertainty.coverage import planet_nll
+from spectramind.uncertainty.outliers import (FLAG, SLOPE, START, apply_outliers, benjamini_hochberg, chi2_laws, combine_p, cross_fit_outliers,
+                                              distance_law, distance_p, fit_chi2, fit_outliers, fit_slope, judge_planets, ledoit_wolf,
+                                              outliers_from_dict, predictive_p, widen_sigma, widening)
 
 N = 283
 
@@ -102,10 +104,43 @@ def test_p_values():
     both = combine_p(np.array([.01, .9]), np.array([.5, .8]))
     assert np.allclose(both, [.02, 1.]) and np.array_equal(combine_p(p), p)
     rng = np.random.default_rng(1)
-    chi2, dof = whitened_chi2(rng.standard_normal((500, 60)), rng.random((500, 60)) < .9, 4)
-    assert (dof < 57).all() and np.array_equal(predictive_p(chi2, dof), chi2_distribution.sf(chi2, dof))
-    plain = predictive_p(rng.chisquare(56, 500), np.full(500, 56.))
-    assert kstest(plain, 'uniform').pvalue > .001
+    chi2, dof = rng.chisquare(56, (500, 2)), np.full((500, 2), 56.)
+    one = predictive_p(chi2[:, 0], dof[:, 0])
+    np.testing.assert_allclose(one, chi2_distribution.sf(chi2[:, 0], 56), rtol=1e-10)
+    assert kstest(one, 'uniform').pvalue > .001
+    assert np.array_equal(predictive_p(chi2, dof), combine_p(one, predictive_p(chi2[:, 1], dof[:, 1])))
+    with pytest.raises(UsageError, match="wanted 1"): predictive_p(chi2, dof, chi2_laws(chi2[:, 0], dof[:, 0]))
+
+
+def posterior(planet=1, times=(50, 40), **quality):
+    curves = {f"visit_{i}": {k: dict(time_h=np.arange(n)) for k in ("fgs1", "airs")} for i, n in enumerate(times)}
+    return DepthPosterior(planet, np.zeros(N), np.eye(N), {}, curves, dict(chi2_fgs1=1.1, chi2_airs=.9, white_noise_fgs1=1., white_noise_airs=2.) | quality)
+
+
+def test_what_the_fit_says_of_itself():
+    chi2, dof = fit_chi2([posterior(), posterior(times=(10,)), posterior(chi2_airs=np.nan, white_noise_fgs1=np.inf)])
+    np.testing.assert_array_equal(dof[:2], [[90, 90*282, 90, 90], [10, 2820, 10, 10]])
+    np.testing.assert_allclose(chi2[0]/dof[0], [1.1, .9, 1., 4.])
+    assert (chi2[2]/dof[2]).tolist() == pytest.approx([1.1, 1e6, 1e6, 4.]) and predictive_p(chi2, dof)[2] == 0   # not finite: as bad as can be
+    broken = posterior(7)
+    del broken.quality["chi2_airs"]
+    with pytest.raises(SchemaError, match="planet 7.*chi2_airs"): fit_chi2([broken])
+
+
+def test_usual_fits_raise_few_flags_and_a_bad_one_is_seen_in_each_column():
+    rates = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        dof = np.tile([190., 190*282, 190, 190], (240, 1))
+        chi2 = dof*[1., 1., 1., 1.2]*rng.lognormal(0, [.11, .013, .05, .15], (240, 4))     # scatters as those of fitted planets do
+        laws = chi2_laws(chi2[:120], dof[:120])
+        p = predictive_p(chi2[120:], dof[120:], laws)
+        rates.append([np.mean(p < .05), np.mean(p < .01)])
+        for k, factor in enumerate((2.5, 1.25, 1.8, 5.)):
+            worse = chi2[120:].copy()
+            worse[:, k] *= factor
+            assert np.median(predictive_p(worse, dof[120:], laws)) < .01
+    assert np.mean(rates, 0)[0] < .06 and np.mean(rates, 0)[1] < .015
 
 
 def test_fits_that_are_bad_everywhere_make_nobody_strange():
@@ -114,13 +149,13 @@ def test_fits_that_are_bad_everywhere_make_nobody_strange():
     chi2 = 1.4*rng.chisquare(5000, 150)*rng.lognormal(0, .1, 150)              # nominal p of nearly all: below 1e-10
     latents = made(150, 3)[0]
     known = fit_outliers(latents, chi2, dof)
-    assert np.median(predictive_p(chi2, dof)) < 1e-10 and 1.3 < known.inflation < 1.5 and .06 < known.excess < .14
+    assert np.median(predictive_p(chi2, dof)) < 1e-10 and len(known.chi2_laws) == 1
     flag, _, _ = apply_outliers(known, latents, 1.4*5000*rng.lognormal(0, .1, 150), dof)
     assert flag.mean() < .06
     flag, p, widen = apply_outliers(known, latents[:2], np.array([7000., 14000.]), dof[:2])
     assert list(flag) == [False, True] and widen[1] > 1.2 and p[1] < 1e-3
     good = fit_outliers(latents, rng.chisquare(5000, 150)*.5, dof)             # sigmas too large: still nobody is strange
-    assert good.inflation == 1 and apply_outliers(good, latents, dof, dof)[1].min() > 1e-4
+    assert apply_outliers(good, latents, dof, dof)[1].min() > 1e-4 and np.median(predictive_p(dof, dof, good.chi2_laws)) > .4
 
 
 def test_the_slope_learns_but_not_much():
@@ -149,7 +184,37 @@ def test_judged_on_another_fold():
     assert -.1 < harm < 0
     chi2 = np.random.default_rng(1).chisquare(300, 160)
     with_chi2 = cross_fit_outliers(latents, truth, mu, sigma, fold, chi2, np.full(160, 300.), n_boot=10)
-    assert with_chi2.final.inflation >= 1
+    assert len(with_chi2.final.chi2_laws) == 1 and not a.final.chi2_laws
+    four = cross_fit_outliers(latents, truth, mu, sigma, fold, np.tile(chi2[:, None], 4), np.full((160, 4), 300.), n_boot=10)
+    assert len(four.final.chi2_laws) == 4 and (four.p >= with_chi2.p - 1e-12).all()      # four that say the same are not four times as sure
+
+
+def test_planets_of_another_world_get_wider_bars_though_nobody_like_them_was_known():
+    known, *_ = made(150, 0)
+    members = [fit_outliers(known, truth=np.full((150, N), .01), mu=made(150, 0)[2], sigma=made(150, 0)[3]) for _ in range(3)]
+    new, truth, mu, sigma, off = made(120, 9, 20)
+    found = judge_planets(members, np.stack([new]*3))
+    assert found["flag"][off].mean() > .9 and found["flag"][~off].mean() < .05 and found["listed"][off].all()
+    before, after = planet_nll(truth, mu, sigma), planet_nll(truth, mu, widen_sigma(sigma, found["widen"]))
+    assert before[off].mean() - after[off].mean() > .5 and abs(before[~off].mean() - after[~off].mean()) < .02
+    assert np.isnan(found["p_predictive"]).all() and np.array_equal(found["flag"], found["p"] < FLAG)
+
+
+def test_a_fit_that_is_bad_is_flagged_though_its_latents_are_usual_and_the_other_way_round():
+    rng = np.random.default_rng(3)
+    latents, chi2, dof = made(150, 0)[0], 300*rng.lognormal(0, .1, (150, 4)), np.full((150, 4), 300.)
+    members = [fit_outliers(latents, chi2, dof)]*2
+    new, worse = latents[:3].copy(), np.full((3, 4), 300.)
+    new[1] += 9
+    worse[2, 3] *= 4
+    found = judge_planets(members, np.stack([new]*2), worse, dof[:3])
+    assert found["flag"].tolist() == [False, True, True] and (found["p_latent"] < .01).tolist() == [False, True, False]
+    assert (found["p_predictive"] < .01).tolist() == [False, False, True] and (found["widen"] > 1.1).tolist() == [False, True, True]
+    deaf = judge_planets(members, np.stack([new]*2))
+    assert deaf["flag"].tolist() == [False, True, False]                       # without the fit's word only the latents are heard
+    lost = judge_planets(members, np.stack([new, np.where([[False], [True], [False]], np.nan, new)]), worse, dof[:3])
+    assert lost["p_latent"][1] < 1e-3 and np.isfinite(lost["widen"]).all()
+    with pytest.raises(UsageError, match="2 networks"): judge_planets(members[:1], np.stack([new]*2))
 
 
 def test_no_row_is_lost():
@@ -176,8 +241,8 @@ def test_json():
     for x, y in zip(*both): assert np.array_equal(x, y)
     good = a.to_dict()
     for wrong in (dict(centre=[1.]), dict(scale=[0.]*12), dict(scale=['x']*12), dict(precision=[[1.]]), dict(slope=-1.), dict(widest=.5),
-                  dict(law=[1, 2]), dict(law=[1, 2, 3, -4]), dict(law=None), dict(inflation=np.nan), dict(excess='x'),
-                  dict(n_planets=1.5), dict(kind='x'), dict(version=3), dict(more=0)):
+                  dict(law=[1, 2]), dict(law=[1, 2, 3, -4]), dict(law=None), dict(chi2_laws=[[1, 2]]), dict(chi2_laws='x'), dict(chi2_laws=[[1, 2, 3, np.nan]]),
+                  dict(n_planets=1.5), dict(kind='x'), dict(version=1), dict(more=0)):
         with pytest.raises(SchemaError): outliers_from_dict(good | wrong)
     for wrong in ([], None, {}):
         with pytest.raises(SchemaError): outliers_from_dict(wrong)
@@ -207,6 +272,4 @@ def test_refusals():
     with pytest.raises(UsageError): widening(ones, -1.)
     with pytest.raises(UsageError): combine_p()
     with pytest.raises(UsageError): benjamini_hochberg(ones, 0.)
-    with pytest.raises(UsageError): whitened_chi2(np.full((2, 3), np.nan))
-    with pytest.raises(UsageError): whitened_chi2(np.ones((2, 3)), np.ones((2, 2), bool))
     with pytest.raises(UsageError): cross_fit_outliers(latents[1:], truth, mu, sigma, np.arange(20) % 2)
