@@ -7,7 +7,7 @@ WORK   ?= .
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: help dev demo test check bench proof proof-faults proof-curves proof-run proof-page kaggle-rehearsal determinism repro ablation fuzz sbom docs readme contract lock clean
+.PHONY: help dev demo test check bench proof proof-faults proof-curves proof-run proof-page kaggle-rehearsal determinism repro gate ablation fuzz sbom docs readme contract lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -49,6 +49,11 @@ determinism: dev ## the smoke pipeline twice, with one worker and with two; code
 
 repro: dev       ## the smoke pipeline by DVC: only what changed is done again
 	dvc repro
+
+gate: dev        ## the smoke demo keeps its score and its error bars cover; code 6 otherwise
+	spectramind demo "paths.work='$(WORK)/proof/gate'"
+	spectramind diagnose calibration --config-name '$(WORK)/proof/gate/artifacts/configs/run.yaml' --dataset test --gate
+	python scripts/keep_score.py '$(WORK)/proof/gate'
 
 proof-curves: dev   ## slow: coverage, oracle, injection, robustness, learning curve, from light curves
 	python benchmarks/proof_curves.py

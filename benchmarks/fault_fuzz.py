@@ -31,6 +31,14 @@ def copied(*parts):
     return make
 
 
+def steps(name):
+    "All steps of a calibration; one of them is damaged."
+    def make(base, here):
+        for path in sorted((base/'net/artifacts/calibration').glob('*.json')): shutil.copy2(path, here/path.name)
+        return here/name
+    return make
+
+
 def mutate(data, r, text=False):
     "Bytes with something done to them; the same seed does the same."
     data, kind, n = bytearray(data), r.randrange(9), len(data)
@@ -182,19 +190,19 @@ def read_a_prior(path):
     return read_prior(path)
 
 
-@reader('calibration of error bars (json)', copied('net/artifacts/calibration/corel.json'))
+@reader('calibration of error bars (json)', steps('corel.json'))
 def read_corel(path):
     from spectramind.pipeline.calibration import read_calibration
     return read_calibration(path.parent)
 
 
-@reader('temperature (json)', copied('net/artifacts/calibration/temperature.json'))
+@reader('temperature (json)', steps('temperature.json'))
 def read_temperature(path):
     from spectramind.pipeline.calibration import read_calibration
     return read_calibration(path.parent)
 
 
-@reader('outliers (json)', copied('net/artifacts/calibration/outliers.json'))
+@reader('outliers (json)', steps('outliers.json'))
 def read_outliers(path):
     from spectramind.pipeline.calibration import read_calibration
     return read_calibration(path.parent)

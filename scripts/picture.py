@@ -34,13 +34,16 @@ plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.righ
 fig, ax = plt.subplots(1, 3, figsize=(12, 3.1), layout="constrained", width_ratios=(1, 1, 1.5), dpi=110)
 ax[0].imshow(raw, aspect="auto", vmax=np.percentile(raw, 99.3), cmap="cividis")
 ax[0].set(title="one raw frame of AIRS-CH0", xlabel="detector column", ylabel="row")
-for name, colour, label, shift in (("fgs1", "#d95f02", "FGS1", .004), ("airs", "#1b6ca8", "AIRS white light", 0.)):
+for name, colour, label, shift in (("fgs1", "#d95f02", "FGS1 (shifted up by 0.004)", .004), ("airs", "#1b6ca8", "AIRS white light", 0.)):
     c = posterior.curves["visit_0"][name]
     n = max(1, len(c["time_h"])//130)
     bins = lambda x: np.asarray(x)[:len(x)//n*n].reshape(-1, n).mean(1)
-    ax[1].plot(bins(c["time_h"]), bins(c["flux"]) + shift, ".", ms=3, color=colour, label=label)
-    ax[1].plot(c["time_h"], np.asarray(c["model"]) + shift, "k", lw=.8)
-ax[1].set(title="calibrated light curves and the joint fit", xlabel="time (h)", ylabel="relative flux"); ax[1].legend(frameon=False, loc="lower right", fontsize=8)
+    model = np.asarray(c["model"])
+    outside = np.median(model[np.r_[:len(model)//12, -len(model)//12:0]])       # the ends of a visit lie outside the transit
+    ax[1].plot(bins(c["time_h"]), bins(c["flux"])/outside + shift, ".", ms=3, color=colour)
+    ax[1].plot(c["time_h"], model/outside + shift, "k", lw=.8)
+    ax[1].annotate(label, (np.median(c["time_h"]), 1 + shift), xytext=(0, -2 if shift else -16), textcoords="offset points", ha="center", va="top", color=colour, fontsize=8)
+ax[1].set(title="calibrated light curves and the joint fit", xlabel="time (h)", ylabel="flux over that outside the transit")
 ax[2].fill_between(um[1:], (mu - 2*sigma)[1:], (mu + 2*sigma)[1:], color="#1b6ca8", alpha=.18, lw=0)
 ax[2].fill_between(um[1:], (mu - sigma)[1:], (mu + sigma)[1:], color="#1b6ca8", alpha=.4, lw=0, label="1 and 2 sigma")
 ax[2].plot(um[1:], mu[1:], color="#1b6ca8", lw=1, label="found")

@@ -100,7 +100,7 @@ def planet_table(
             f'<div class="scroll tall card" tabindex="0" role="region" aria-label="Table of planets"><table id="planet-table" style="min-width:{sum(widths):g}rem"><colgroup>{columns}</colgroup><thead><tr>{"".join(map(head, names))}</tr></thead>\n<tbody>\n{body}\n</tbody></table>'
             f'<p id="filter-none" class="soft" hidden>No planet matches.</p></div><p class="soft small">A heading sorts, an id opens a planet. Conditions such as <code>score&lt;0.6</code> know {known}.</p>')
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #f199e21f
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #6ba61991
 def _meter(
     value:float, # 0 to 1
     low:float,   # the bar's left end
@@ -133,7 +133,7 @@ def run_tiles(
             f'95 % interval {100*low:.0f} to {100*high:.0f} %; honest is 68.3 %, the mark', _meter(card['coverage_68.27'], low, high, 0.6827)))
     if card.get('rmse_fgs1_ppm') is not None:
         found.append(_tile('AIRS error (rms)', f'{card["rmse_airs_ppm"]:.0f} ppm',
-            f'FGS1 {card["rmse_fgs1_ppm"]:.0f} ppm. The ideal sigmas are 10 and 1 ppm'))
+            f'FGS1 {card["rmse_fgs1_ppm"]:.0f} ppm. The score’s ideal: 10 ppm in AIRS, 1 ppm in FGS1'))
     if card.get('planets') is not None:
         rest = [f'{card[key]} {name}' for key, name in (('failed', 'failed or not trusted'), ('prior_rows', 'from the prior alone'),
             ('flagged', 'flagged')) if card.get(key) is not None]
@@ -236,12 +236,12 @@ def provenance_panel(
 
 TIMES = '<div class="card full"><h3>Time and memory</h3><div data-machine="times" data-label="Time and memory of each stage"><p class="soft">No run has left its times below <code>artifacts/runs</code>.</p></div></div>'
 
-# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #5a0aa72f
+# %% ../../nbs/85_diagnostics/90_dashboard.ipynb #cf855ae9
 TABS = dict(overview='Overview', planets='Planets', catalogue='Catalogue', injection='Injection', model='Model', rules='Rules',
     provenance='Provenance')
 LEADS = dict(
     catalogue='All planets at once. The truth decides: each plot says what it would have to look like for the claim to be wrong.',
-    injection='Signals of known size were put into the data and sent through the pipeline. What must be kept has to come back whole, what must go has to vanish.',
+    injection='Signals of known size were put into the data and sent through the pipeline. How much came back, how much of what must go was left, and where that can be judged at all.',
     model='What the answers rest on: inputs that moved them, wavelengths that were listened to, planets that were taken for similar.',
     rules='What a spectrum should keep whatever the planet, and where this run’s spectra do not.',
     provenance='What this page was made from, with hashes, and where its numbers lie. Paths start at the folder of the run.')

@@ -12,10 +12,10 @@ __all__ = ['FALSIFIES', 'COLOURS', 'FAINT', 'GRID', 'as_html', 'in_theme', 'regi
            'show_score_histogram', 'show_violations', 'show_training', 'show_attention', 'show_embedding',
            'show_band_attribution', 'show_feature_attribution', 'show_rule_ranking']
 
-# %% ../../nbs/85_diagnostics/00_figures.ipynb #400505a6
+# %% ../../nbs/85_diagnostics/00_figures.ipynb #5cdfa21d
 from . import catalogue_figures, judgement_figures
-from .catalogue_figures import bias_table, binomial_band, show_bias, show_score_histogram, show_violations, show_wavelength_coverage, show_z_map
-from .curve_figures import (add_up, bin_series, credible_mass, show_allan, show_corner, show_light_curve,
+from .catalogue_figures import bias_table, binomial_band, honest_limit, show_bias, show_score_histogram, show_violations, show_wavelength_coverage, show_z_map
+from .curve_figures import (add_up, bin_series, credible_mass, fitted_level, show_allan, show_corner, show_light_curve,
                                                    show_light_curve_map, show_pointing,
                                                    show_residual_map)
 from .frame_figures import calibration_steps, show_calibration_steps, show_raw_frame

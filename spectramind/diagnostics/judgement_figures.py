@@ -12,11 +12,11 @@ from ..core.errors import UsageError
 from .theme import (COLOURS, FAINT, check_bins, line, log_axis, markers, plain, ribbon, small, styled, tint)
 from ..scoring.score import ScoreReport
 
-# %% ../../nbs/85_diagnostics/16_judgement_figures.ipynb #8b71e4f5
+# %% ../../nbs/85_diagnostics/16_judgement_figures.ipynb #2170e99b
 FALSIFIES = dict(
     show_coverage='Too small error bars: a point whose whole interval lies below the dashed line; too large ones: one above it.',
     show_reliability='Too small error bars: a curve whose intervals stay below the diagonal; too large ones: above it.',
-    show_pit='A curve that leaves the band anywhere; a hill and a valley mean a wrong width, a single hill or valley a shifted mean.',
+    show_pit='A curve that leaves its own band anywhere; a hill and a valley mean a wrong width, a single hill or valley a shifted mean.',
     show_z_histogram='Bars beyond ±3 far above the normal curve (outliers), a narrower peak (too large error bars), a centre away from zero (bias).',
     show_sigma_error='Points whose interval misses the diagonal, or points at one height all along: then sigma does not know which planets are hard.')
 
@@ -60,7 +60,7 @@ def show_coverage(
     return styled(figure, height).update_xaxes(title_text='nominal coverage (%)', range=[40, 100]).update_yaxes(title_text='observed coverage (%)',
             range=[lowest, 103])
 
-# %% ../../nbs/85_diagnostics/16_judgement_figures.ipynb #e8e7fc0a
+# %% ../../nbs/85_diagnostics/16_judgement_figures.ipynb #6e21394e
 def show_reliability(
     tables:dict,     # name -> {'fgs1', 'airs'} -> (level, 4): nominal share, observed share, lower and upper limit
     height:int=360,  # px
@@ -88,16 +88,18 @@ def show_pit(
     height:int=320,  # px
 ):                   # a plotly figure
     "Distribution of the probability integral transform minus the diagonal, with its simultaneous band."
-    import plotly.graph_objects as go
-    figure = go.Figure()
-    for k, ((name, band), colour) in enumerate(zip(bands.items(), ('orange', 'blue'))):
-        if not k: figure.add_trace(ribbon(band.u, band.low - band.u, band.high - band.u, COLOURS['grey'], .2, '95 % band'))
-        figure.add_trace(line(band.u, band.ecdf - band.u, COLOURS[colour], plain(name).upper(), 'quantile %{x:.3f}<br>%{y:+.3f}'))
-    return styled(figure, height).update_xaxes(title_text='predicted quantile', range=[0, 1]).update_yaxes(title_text='share below it − quantile')
+    from plotly.subplots import make_subplots
+    names = [plain(name).upper() for name in bands]
+    figure = make_subplots(1, len(bands), shared_yaxes=True, horizontal_spacing=.08, subplot_titles=names)
+    for k, (name, band, colour) in enumerate(zip(names, bands.values(), ('orange', 'blue')), 1):
+        figure.add_trace(ribbon(band.u, band.low - band.u, band.high - band.u, COLOURS['grey'], .22, '95 % band' if k == 1 else None), 1, k)
+        figure.add_trace(line(band.u, band.ecdf - band.u, COLOURS[colour], name, 'quantile %{x:.3f}<br>%{y:+.3f}'), 1, k)
+    figure = styled(figure, height).update_layout(margin_t=66)
+    return figure.update_xaxes(title_text='predicted quantile', range=[0, 1]).update_yaxes(title_text='share below it − quantile', col=1)
 
-# %% ../../nbs/85_diagnostics/16_judgement_figures.ipynb #1487c3c2
+# %% ../../nbs/85_diagnostics/16_judgement_figures.ipynb #556cf199
 def show_z_histogram(
-    z:dict,          # edges (E,), and shares (E + 1,) of fgs1, airs and normal; the first and the last bar are open
+    z:dict,          # edges (E,), and shares (E + 1,) of fgs1, airs and normal, with limits fgs1_low ...; the first and the last bar are open
     height:int=320,  # px
 ):                   # a plotly figure
     "Errors over their error bars, beside the normal distribution."
@@ -105,7 +107,11 @@ def show_z_histogram(
     edges = np.asarray(z['edges'], float)
     step = edges[1] - edges[0]
     at, told = small(np.r_[edges - step/2, edges[-1] + step/2]), '%{x:.2f} sigma<br>%{y:.4f}<extra></extra>'
-    figure = go.Figure([go.Bar(x=at, y=small(z[name]), name=name.upper(), marker_color=COLOURS[colour], hovertemplate=told) for name,
+    def bars(name):
+        if f'{name}_low' not in z: return None
+        over, under = (small(np.maximum(d, 0)) for d in (z[f'{name}_high'] - z[name], z[name] - z[f'{name}_low']))
+        return dict(symmetric=False, array=over, arrayminus=under, color=COLOURS['grey'], thickness=1, width=0)
+    figure = go.Figure([go.Bar(x=at, y=small(z[name]), name=name.upper(), marker_color=COLOURS[colour], hovertemplate=told, error_y=bars(name)) for name,
                         colour in (('fgs1', 'orange'), ('airs', 'blue'))])
     figure.add_trace(line(at, z['normal'], COLOURS['red'], 'normal', '%{y:.4f}', 1.4).update(mode='lines+markers', marker=dict(size=4)))
     return styled(figure, height).update_xaxes(title_text='error (sigma)').update_yaxes(title_text='share')

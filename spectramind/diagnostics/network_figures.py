@@ -97,7 +97,7 @@ def show_embedding(
         if known.any(): dots(known, None, f'<br>{label}: %{{marker.color:.4~g}}', color=small(values[known]), colorscale=SEQUENTIAL, colorbar=bar)
     return styled(figure, height).update_xaxes(title_text=plain(axis_names[0])).update_yaxes(title_text=plain(axis_names[1]))
 
-# %% ../../nbs/85_diagnostics/20_network_figures.ipynb #3efbd6bd
+# %% ../../nbs/85_diagnostics/20_network_figures.ipynb #f220c837
 def _bars(
     names,           # (n,) texts
     values,          # (n,)
@@ -138,12 +138,15 @@ def show_feature_attribution(
     most:int=20,     # bars drawn, largest first
     unit:str='contribution (ppm)', # of the values
     height:int|None=None, # px
+    low=None,        # (feature,) lower end of its range over planets
+    high=None,       # (feature,) upper end
 ):                   # a plotly figure
     "What each feature contributed to an answer, largest first."
     values = np.asarray(values, float)
     if values.shape != (len(names),): return _bars(names, values, unit, None, None, height)     # which refuses
     order = np.argsort(-np.abs(values), kind='stable')[:most]
-    return _bars([names[i] for i in order], values[order], unit, None, None, height)
+    limits = (None, None) if low is None else (np.asarray(low, float)[order], np.asarray(high, float)[order])
+    return _bars([names[i] for i in order], values[order], unit, *limits, height)
 
 
 def show_rule_ranking(

@@ -8,7 +8,7 @@ __all__ = ['APP_STYLE', 'UNPACK', 'FIGURES', 'TABS', 'TABLE', 'ABOUT', 'START', 
 # %% ../../nbs/85_diagnostics/42_page_script.ipynb #7ee29361
 from .page import STYLE
 
-# %% ../../nbs/85_diagnostics/42_page_script.ipynb #2073f20d
+# %% ../../nbs/85_diagnostics/42_page_script.ipynb #b798715e
 APP_STYLE = STYLE + '''
 [hidden]{display:none!important}
 body{overflow-wrap:break-word}
@@ -33,8 +33,11 @@ h2:focus{outline:none}
 .grid .full{grid-column:1/-1}
 figure{overflow:visible}
 .pan{overflow-x:auto;overflow-y:hidden}
+.pan.more{border-right:2px dashed var(--line)}
+.scroll.more::before{content:"moves sideways →";display:block;position:sticky;left:0;text-align:right;font-size:.78rem;color:var(--soft)}
+.pan.more::after{content:"moves sideways →";display:block;position:sticky;left:0;text-align:right;font-size:.78rem;color:var(--soft)}
 .plot,.pair .plot{min-width:0;min-height:0}
-.plot.wide{min-width:32rem}
+.plot.wide{min-width:30rem}
 .card h3{margin-bottom:.5rem}
 figcaption{margin-top:.5rem;max-width:60rem}
 figcaption .test{display:block;margin-top:.25rem}
@@ -103,6 +106,8 @@ h1{font-size:1.4rem}
 input[type=search]{width:100%}
 .tools label.wide{width:100%}
 .keys{display:none}
+td.what{min-width:9rem}
+.plot.wide{min-width:0}
 }
 @media print{.tabs,.tools,.meter{margin:.7rem 0 .5rem}
 .turn{display:none}.panel[hidden]{display:block!important}.scroll.tall{max-height:none}}
@@ -160,7 +165,7 @@ function plotly() {
 }
 '''
 
-# %% ../../nbs/85_diagnostics/42_page_script.ipynb #591d32e0
+# %% ../../nbs/85_diagnostics/42_page_script.ipynb #bf570aa6
 FIGURES = '''
 var drawn = [], queue = Promise.resolve();
 function css(name) { return getComputedStyle(document.documentElement).getPropertyValue(name).trim(); }
@@ -175,6 +180,70 @@ function planetOf(point) {
   var words = [].concat.apply([], seen.map(function (v) { return Array.isArray(v) ? v : [v]; }));
   for (var i = 0; i < words.length; i++) { var m = /(^|\\D)(\\d{1,12}) *$/.exec(String(words[i])); if (m && known[m[2]] !== undefined) return m[2]; }
   return null;
+}
+function wrapped(text, most) {
+  var words = String(text).split(" "), lines = [""];
+  if (/<br>/.test(text)) return text;
+  words.forEach(function (w) { var last = lines[lines.length - 1]; if (last && (last + " " + w).length > most) lines.push(w);
+    else lines[lines.length - 1] = last ? last + " " + w : w; });
+  return lines.join("<br>");
+}
+function axesOf(layout, letter) { return Object.keys(layout).filter(function (k) { return k.indexOf(letter + "axis") === 0; }); }
+function domain(axis) { return axis.domain || [0, 1]; }
+function stack(layout) {
+  var xs = axesOf(layout, "x"), starts = [], height = layout.height || 360;
+  xs.forEach(function (k) { var d = domain(layout[k]), wide = d[1] - d[0]; if (wide > .25 && wide < .75 && starts.indexOf(d[0]) < 0) starts.push(d[0]); });
+  if (starts.length < 2) return;
+  starts.sort(function (a, b) { return a - b; });
+  var n = starts.length, gap = Math.min(.14, .3/n), span = (1 - gap*(n - 1))/n, first = {}, spans = {};
+  function low(c) { return 1 - (c + 1)*span - c*gap; }
+  xs.forEach(function (k) { var d = domain(layout[k]); spans[k] = d; layout[k].column = starts.indexOf(d[0]); });
+  axesOf(layout, "y").forEach(function (k) {
+    var axis = layout[k], x = layout[(axis.anchor || "x").replace("x", "xaxis")], c = x && x.column >= 0 ? x.column : 0, d = domain(axis);
+    axis.domain = [low(c) + d[0]*span, low(c) + d[1]*span];
+    if (axis.title && axis.title.text && !first[d]) first[d] = axis.title;
+    else if (!(axis.title && axis.title.text) && first[d] && c && axis.type !== "category") { axis.title = first[d]; axis.showticklabels = true; }
+  });
+  (layout.annotations || []).forEach(function (a) {
+    if (a.xref !== "paper" || a.yref !== "paper") return;
+    xs.forEach(function (k) { var d = spans[k]; if (!a.put && a.x >= d[0] && a.x <= d[1] && layout[k].column >= 0) { a.put = true; a.y = low(layout[k].column) + a.y*span; a.x = (a.x - d[0])/(d[1] - d[0]); } });
+  });
+  xs.forEach(function (k) { if (layout[k].column >= 0) layout[k].domain = [0, 1]; });
+  xs.concat(axesOf(layout, "y")).forEach(function (k) { delete layout[k].column; });
+  (layout.annotations || []).forEach(function (a) { delete a.put; });
+  layout.height = Math.round(height*(n*.8 + .1));
+}
+function slim(figure) {
+  var layout = figure.layout, room = Math.max(20, Math.floor((window.innerWidth - 130)/7.2)), left = 0, lines = 0;
+  if (figure.slim) return;
+  figure.slim = true;
+  layout.margin = layout.margin || {};
+  stack(layout);
+  axesOf(layout, "x").forEach(function (k) { var axis = layout[k], d = domain(axis); if (axis.title && axis.title.text) {
+    axis.title.text = wrapped(axis.title.text, d[1] - d[0] > .75 ? room : 14); axis.automargin = true; } });
+  axesOf(layout, "y").forEach(function (k) {
+    var axis = layout[k], names = axis.categoryarray, id = k.replace("axis", "");
+    if (!names) figure.data.forEach(function (t) { if ((t.yaxis || "y") === id && Array.isArray(t.y) && typeof t.y[0] === "string") names = names || t.y; });
+    if (!names) return;
+    var planet = axis.title && axis.title.text === "planet";
+    axis.tickfont = Object.assign({}, axis.tickfont, {size: 9.5});
+    if (planet) { axis.automargin = true; left = 1; return; }
+    axis.tickvals = Array.prototype.slice.call(names);
+    axis.ticktext = axis.tickvals.map(function (n) { return wrapped(String(n).trim(), 17); });
+    if (!lines && axis.ticktext.some(function (n) { return /<br>/.test(n); })) lines = 1.35;
+    axis.automargin = true;
+    left = 1;
+  });
+  if (lines) layout.height = Math.round((layout.height || 360)*lines);
+  figure.data.forEach(function (t) {
+    var bar = t.colorbar || (t.marker && t.marker.colorbar);
+    if (!bar || t.showscale === false) return;
+    var top = bar.y === undefined;
+    if (top) { bar.orientation = "h"; bar.y = 1; bar.yanchor = "bottom"; bar.x = .5; bar.len = 1; bar.ypad = 4;
+      if (bar.title) { bar.title.side = "top"; } layout.margin.t = Math.max(layout.margin.t || 0, 74); }
+  });
+  layout.margin.l = left ? 12 : Math.min(layout.margin.l || 60, 60);
+  layout.margin.r = Math.min(layout.margin.r || 12, 12);
 }
 function put(Plotly, node, figure) {
   var layout = figure.layout;
@@ -193,12 +262,14 @@ function put(Plotly, node, figure) {
 function draw(node) {
   queue = queue.then(function () { return Promise.all([plotly(), figures()]); }).then(function (got) {
     var figure = got[1] && got[1][node.dataset.figure];
+    if (figure && narrow()) slim(figure);
     return figure ? put(got[0], node, figure) : null;
   }).then(function () { pan(node.parentNode); return after(1); }).catch(told);
 }
 function pan(box) {
   if (!box.classList.contains("pan") || box.scrollWidth <= box.clientWidth + 1) return;
   box.tabIndex = 0;
+  box.classList.add("more");
   box.setAttribute("role", "region");
   box.setAttribute("aria-label", box.dataset.label + ", moves sideways");
 }
@@ -230,7 +301,7 @@ function themed() {
 }
 '''
 
-# %% ../../nbs/85_diagnostics/42_page_script.ipynb #4fee33e1
+# %% ../../nbs/85_diagnostics/42_page_script.ipynb #fd728e3e
 TABS = '''
 var tabs = all("[role=tab]"), panels = all("[role=tabpanel]");
 function show(name) {
@@ -243,6 +314,7 @@ function show(name) {
     if (on && changed && tab.scrollIntoView) tab.scrollIntoView({block: "nearest", inline: "nearest"});
   });
   if (changed) refit(by(name));
+  all(".scroll:not(.tall)", by(name)).forEach(function (box) { box.classList.toggle("more", box.scrollWidth > box.clientWidth + 1); });
   return changed;
 }
 function top() {

@@ -6,7 +6,7 @@
 __all__ = ['INSTRUMENT_OF', 'RAW_CAPTION', 'Image', 'PlanetView', 'spectrum_tables', 'curve_tables', 'image_codes',
            'image_tables', 'fact_tables', 'pack_planets']
 
-# %% ../../nbs/85_diagnostics/80_planet_pages.ipynb #be9acd64
+# %% ../../nbs/85_diagnostics/80_planet_pages.ipynb #2aed38f1
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ import numpy as np
 from ..challenge.wavelength import N_BINS, default_wavelengths
 from ..core.errors import UsageError
 from ..core.nouns import DepthPosterior
-from .figures import COLOURS, bin_series
+from .figures import COLOURS, bin_series, fitted_level
 from .page import pack, quantise
 from .theme import DIVERGING, SEQUENTIAL
 
@@ -56,7 +56,7 @@ class PlanetView:
         if self.fit is not None or self.physics is None: return self.fit
         return self.physics.mean, np.sqrt(np.diag(self.physics.cov))
 
-# %% ../../nbs/85_diagnostics/80_planet_pages.ipynb #2588a0e5
+# %% ../../nbs/85_diagnostics/80_planet_pages.ipynb #aedcb22a
 def spectrum_tables(
     views:Sequence,   # of `PlanetView`
 )->dict:              # name -> (planet, 283) depth
@@ -86,6 +86,8 @@ def curve_tables(
             for key, name in INSTRUMENT_OF.items():
                 if key not in visit: continue
                 time_h, flux, model = (bin_series(visit[key][what], points) for what in ('time_h', 'flux', 'model'))
+                level = fitted_level(visit[key]['model'])                              # so that out of transit is 1
+                flux, model = flux/level, model/level
                 even = np.linspace(time_h[0], time_h[-1], len(time_h))
                 index.append([k, number, name, float(f'{time_h[0]:.7g}'), float(f'{time_h[-1]:.7g}'), len(time_h)])
                 bend = time_h - even

@@ -185,7 +185,7 @@ def tests(place:Place)->list:
     parts = [seen(passed > 0 and not failed + broke, f'{passed} tests passed', f'{failed + broke} of {ran} tests failed, {passed} passed')]
     return parts + ([unseen(f'{left_out} tests were skipped')] if left_out else [])
 
-# %% ../../nbs/90_pipeline/89_acceptance.ipynb #04a504e3
+# %% ../../nbs/90_pipeline/89_acceptance.ipynb #715ccbf4
 TOLERANCE = .05   # of the share of intervals
 
 def error_bars(place:Place)->list:
@@ -198,11 +198,11 @@ def error_bars(place:Place)->list:
     if 'parts' not in c: return [*parts, ('note', f'COREL was left out: {c["reason"]}')]
     target = 1 - c['factors']['alpha']
     for part, rows in c['parts'].items():
-        share, low, high = rows['after' if c['used'] else 'before']
+        share, low, high = rows['after']                                   # intervals are those of q_raw, whether or not sigma is scaled
         words = f'{part}: {100*share:.1f} % of held-out depths inside the {100*target:.0f} % intervals (95 %: {100*low:.0f} to {100*high:.0f})'
         state = 'FAIL' if high < target - TOLERANCE else 'note' if share < target - TOLERANCE else 'ok'
         parts.append((state, words + ('' if state == 'ok' else f', wanted {100*(target - TOLERANCE):.0f}')))
-    return parts if c['used'] else [*parts, ('note', f'COREL was left out: {c["reason"]}')]
+    return parts if c['used'] else [*parts, ('note', f'sigma itself is not scaled by COREL: {c["reason"]}')]
 
 # %% ../../nbs/90_pipeline/89_acceptance.ipynb #3bcc7fbc
 def submission(place:Place)->list:

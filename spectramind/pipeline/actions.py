@@ -55,7 +55,7 @@ def fit(config, tell)->dict:
     from spectramind.pipeline import stages
     return reported(stages.fit(config), config, tell)
 
-# %% ../../nbs/90_pipeline/56_actions.ipynb #49e50480
+# %% ../../nbs/90_pipeline/56_actions.ipynb #e942c058
 def train(config, tell)->dict:
     "The prior, and the ensemble where the settings ask for one; goes on where it was stopped."
     from spectramind.pipeline import stages
@@ -76,14 +76,16 @@ def _judged(steps, tell)->dict:
     return {f'{step.name}_used': step.used for step in steps} | {f'{step.name}_gain': step.document['gain'][0] for step in steps if step.document['gain']}
 
 def calibrate_temp(config, tell)->dict:
-    "Temperature of the error bars."
+    "Factors on sigma, judged on planets held out."
     from spectramind.pipeline import calibration
-    return _judged([calibration.calibrate_temp(config)], tell)
+    step = calibration.calibrate_temp(config)
+    return _judged([step], tell) | calibration.held_out_figures(config, step)
 
 def calibrate_corel(config, tell)->dict:
-    "Conformal factors and the widening of outliers."
+    "Conformal factors for each bin, and the widening of outliers, judged on planets held out."
     from spectramind.pipeline import calibration
-    return _judged(calibration.calibrate_corel(config), tell)
+    steps = calibration.calibrate_corel(config)
+    return _judged(steps, tell) | calibration.held_out_figures(config, steps[-1])
 
 def uncertainty(config, tell)->dict:
     "Both, and a summary; where no network stands there is nothing to judge, and the summary says so."
@@ -189,16 +191,16 @@ def action(
     if command not in ACTIONS: raise ConfigError(f'command: found {command!r:.80}, wanted one of {", ".join(ACTIONS)}')
     return ACTIONS[command]
 
-# %% ../../nbs/90_pipeline/56_actions.ipynb #6ae6cb03
+# %% ../../nbs/90_pipeline/56_actions.ipynb #961dda72
 MAKES = {'calibrate': ('data/calibrated/fgs1', 'data/calibrated/airs'), 'features': ('data/features/fgs1_white', 'data/features/airs_bins'), 'fit': ('data/posterior',), 'diagnose': ('data/oracle',)}
 REPORTS = ('score.json', 'run_card.json', 'planets.csv', 'catalogue.json', 'bias.csv', 'coverage_by_wavelength.csv', 'explain.json', 'explain.npz', 'attribution.csv', 'embedding.csv', 'violation.csv', 'injection.json', 'injection.csv', 'oracle.json', 'oracle.csv')
 FILES = {'train': ('artifacts/checkpoints/prior.json', 'artifacts/checkpoints/model.safetensors', 'artifacts/checkpoints/model.json', 'artifacts/checkpoints/oof.npz'),
-         'calibrate-temp': ('artifacts/calibration/temperature.json',), 'calibrate-corel': ('artifacts/calibration/corel.json', 'artifacts/calibration/corel_q_bin.csv', 'artifacts/calibration/outliers.json'),
+         'calibrate-temp': ('artifacts/calibration/temperature.json',), 'calibrate-corel': ('artifacts/calibration/temperature.json', 'artifacts/calibration/corel.json', 'artifacts/calibration/corel_q_bin.csv', 'artifacts/calibration/outliers.json'),
          'pretrain': ('artifacts/pretrained/model.safetensors', 'artifacts/pretrained/model.json', 'artifacts/pretrained/members/planets.json'),
-         'data': ('data/raw_manifest.json',), 'predict': ('artifacts/predictions/mu.csv', 'artifacts/predictions/sigma.csv', 'artifacts/predictions/origin.csv'),
+         'data': ('data/raw_manifest.json',), 'predict': ('artifacts/predictions/mu.csv', 'artifacts/predictions/sigma.csv', 'artifacts/predictions/origin.csv', 'artifacts/predictions/outliers.csv', 'artifacts/predictions/population.json', 'artifacts/predictions/half_width.csv'),
          'submit': ('dist/submission.csv', 'dist/submission.json', 'dist/submission.zip', 'dist/submission_manifest.json'),
          'diagnose': ('artifacts/reports/diagnostics_dashboard.html', *(f'artifacts/reports/{name}' for name in REPORTS)), 'diagnose-inject': ('artifacts/reports/injection.json', 'artifacts/reports/injection.csv'), 'diagnose-symbolic': ('artifacts/reports/symbolic.csv', 'artifacts/reports/symbolic.npz'), 'diagnose-calibration': ('artifacts/reports/calibration.json', 'artifacts/reports/calibration.html')}
-FILES['uncertainty'] = ('artifacts/calibration/summary.json', *FILES['calibrate-temp'], *FILES['calibrate-corel'])
+FILES['uncertainty'] = ('artifacts/calibration/summary.json', *FILES['calibrate-corel'])
 FILES['run'] = FILES['demo'] = tuple(name for stage in ('train', 'uncertainty', 'predict', 'submit', 'diagnose') for name in FILES[stage])
 MAKES['run'] = MAKES['demo'] = MAKES['calibrate'] + MAKES['features'] + MAKES['fit'] + MAKES['diagnose']
 

@@ -6,9 +6,10 @@
 __all__ = ['HARM', 'PREMIUM', 'PARSED', 'VERDICT', 'LEVEL', 'TOLERANCE', 'Step', 'judge_temperature', 'judge_corel',
            'judge_outliers', 'state_of', 'judge', 'read_oof', 'calibrate_temp', 'calibrate_corel', 'Calibration',
            'read_calibration', 'write_verdicts', 'read_verdicts', 'write_half_widths', 'read_half_widths',
-           'check_standing', 'stages_of', 'half_widths', 'interval_shares', 'diagnosis', 'diagnose_calibration']
+           'check_standing', 'stages_of', 'half_widths', 'interval_shares', 'held_out_figures', 'diagnosis',
+           'diagnose_calibration']
 
-# %% ../../nbs/90_pipeline/51_calibration.ipynb #0e8d37a7
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #6822f6f2
 import csv
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from .units import settings_hash
 from ..scoring.score import naive_statistics
 from ..uncertainty.corel import apply_corel, corel_from_dict, corel_table, corel_verdict, cross_fit_corel, miss
 from ..uncertainty.coverage import bootstrap_mean, check_coverage, coverage_report, pit_band, pit_values, planet_nll, reliability, share_interval, z_histogram, z_scores
-from ..uncertainty.outliers import FLAG, cross_fit_outliers, judge_planets, outliers_from_dict, widen_sigma
+from ..uncertainty.outliers import CHI2, FLAG, SHIFT, cross_fit_outliers, judge_planets, outliers_from_dict, population_shift, widen_sigma
 from ..uncertainty.temperature import apply_temperature, cross_fit_temperature, temperature_from_dict
 
 # %% ../../nbs/90_pipeline/51_calibration.ipynb #2ead9e85
@@ -152,7 +153,7 @@ def calibrate_corel(config:Config)->list[Step]: # COREL and outliers
     else: table.unlink(missing_ok=True)
     return steps
 
-# %% ../../nbs/90_pipeline/51_calibration.ipynb #58a861b6
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #9b2e462e
 @dataclass(frozen=True, eq=False)
 class Calibration:
     "What is applied to the error bars of new planets."
@@ -172,6 +173,13 @@ class Calibration:
         if not self.witnesses or len(self.witnesses) != len(latent): return None
         found = judge_planets(self.witnesses, latent, chi2, dof)
         return found if self.outliers else found | dict(widen=np.ones(latent.shape[1]))
+    def population(self,
+        chi2:np.ndarray, dof:np.ndarray, # (planet, K) of the fits
+    )->dict|None:              # columns, and whether the planets as a whole look like the known ones; None when nobody can say
+        "Is this the population that was trained on?"
+        if not self.witnesses or not self.witnesses[0].chi2_laws or not len(chi2): return None
+        found = population_shift(self.witnesses[0], chi2, dof)
+        return dict(planets=len(chi2), known=self.witnesses[0].n_planets, columns=dict(zip(CHI2, found)), alike=all(abs(c['z']) < SHIFT for c in found))
     def apply(self,
         sigma:np.ndarray,      # (planet, 283) of the ensemble
         latent:np.ndarray, chi2:np.ndarray|None=None, dof:np.ndarray|None=None, # as in `verdict`
@@ -223,16 +231,19 @@ def read_calibration(
     return Calibration(use.get('temperature'), use.get('corel'), found.get('corel', ('', 'gauss'))[1], use.get('outliers', ()), tuple(notes),
                        fitted.get('corel'), fitted.get('outliers', ()), tuple(states.values()))
 
-# %% ../../nbs/90_pipeline/51_calibration.ipynb #abb03b2e
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #99bad3d3
 VERDICT = ('p_latent', 'p_predictive', 'p', 'flag', 'listed', 'widen')
 
 def write_verdicts(
     folder:Path,            # artifacts/predictions
     planet_id:np.ndarray,   # (planet,) every planet of the predictions
     found:dict|None,        # 'planet_id' and what `Calibration.verdict` says of some of them; None: nobody could say anything
+    population:dict|None=None, # from `Calibration.population`
 )->None:
-    "Write outliers.csv, or remove it."
-    path = Path(folder)/'outliers.csv'
+    "Write outliers.csv and population.json, or remove them."
+    path, whole = Path(folder)/'outliers.csv', Path(folder)/'population.json'
+    if population is None: whole.unlink(missing_ok=True)
+    else: write_json(whole, population)
     if found is None: return path.unlink(missing_ok=True)
     row = {int(p): i for i, p in enumerate(found['planet_id'])}
     def cell(name, i):
@@ -270,7 +281,7 @@ def read_half_widths(path:Path)->tuple[np.ndarray, np.ndarray]: # planet ids; (p
     if table.ndim != 2 or table.shape[1] != 284: raise SchemaError(f'{path}: found shape {table.shape}, wanted a planet and 283 numbers in each row')
     return table[:, 0].astype(np.int64), table[:, 1:]
 
-# %% ../../nbs/90_pipeline/51_calibration.ipynb #6346bace
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #1f682bd1
 def _judged(config:Config)->tuple[dict, str, list[Step]]: # held-out predictions, their hash, what is made of them
     oof, sha = read_oof(config)
     return oof, sha, judge(oof, config.uncertainty, config.seed)
@@ -284,10 +295,11 @@ def check_standing(config:Config, sha:str, steps:list)->None:
 
 def stages_of(
     config:Config, dataset:str,
+    judged:tuple|None=None, # from `_judged`, where that has been done
 )->tuple[np.ndarray, dict]: # truth (planet, 283); name -> (mu, sigma), from the physics to the final row
     "The predictions to be judged, in the order in which they are made; raises `UsageError` on an unknown data set and `DataError` where something is missing."
     if dataset == 'val':
-        oof, _, steps = _judged(config)
+        oof, _, steps = judged or _judged(config)
         return oof['label'], {'physics': (oof['physics_mu'], oof['physics_sigma']), 'with the network': (oof['mu'], oof['sigma']),
                               'calibrated': (oof['mu'], steps[-1].sigma)}
     if dataset != 'test': raise UsageError(f'--dataset: found {dataset!r:.40}, wanted val or test')
@@ -315,6 +327,14 @@ def interval_shares(
     inside = np.abs(truth - mu) <= half
     return {part: [float(v) for v in share_interval(inside[:, cut], seed=seed)[:3]] for part, cut in (('all', slice(None)), ('fgs1', slice(0, 1)), ('airs', slice(1, None)))}
 
+def held_out_figures(config:Config, step:Step)->dict: # name -> number, for the log
+    "Log-likelihood per cell and coverage of planets that were held out, with the error bars after a step."
+    oof = read_oof(config)[0]
+    z = np.abs(z_scores(oof['label'], oof['mu'], step.sigma))
+    found = dict(gll_val=-float(planet_nll(oof['label'], oof['mu'], step.sigma).mean())) | {'coverage@0.9': float(np.mean(z <= ndtri(.95)))}
+    if step.half is None: return found
+    return found | {f'interval@{1 - config.uncertainty.corel.alpha:g}': float(np.mean(np.abs(oof['label'] - oof['mu']) <= step.half))}
+
 def diagnosis(
     truth:np.ndarray,  # (planet, 283)
     found:dict,        # name -> (mu, sigma)
@@ -333,7 +353,7 @@ def diagnosis(
                 f'Errors over their error bars ({last}), beside the normal distribution.': show_z_histogram(z)}
     return numbers, pictures
 
-# %% ../../nbs/90_pipeline/51_calibration.ipynb #65d9bdd5
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #658856fb
 LEVEL, TOLERANCE = .9, .05   # of `--gate`: at least 85 % inside the 90 % intervals
 
 def diagnose_calibration(
@@ -342,14 +362,12 @@ def diagnose_calibration(
     gate:bool=False,    # refuse error bars that are certainly too small
 )->dict:                # JSON-able
     "Write artifacts/reports/calibration.json and .html; with `gate`, raises `QualityGateError` when the final error bars cover too little."
-    steps = None
-    if dataset == 'val':
-        _, sha, steps = _judged(config)
-        check_standing(config, sha, steps)
-    truth, found = stages_of(config, dataset)
+    judged = _judged(config) if dataset == 'val' else None
+    if judged: check_standing(config, *judged[1:])
+    truth, found = stages_of(config, dataset, judged)
     numbers, pictures = diagnosis(truth, found, config.seed)
     place, last = Workplace(Path(config.paths.work)).reports, list(found)[-1]
-    half, level = half_widths(config, dataset, steps), 1 - config.uncertainty.corel.alpha
+    half, level = half_widths(config, dataset, judged and judged[2]), 1 - config.uncertainty.corel.alpha
     held = None if half is None else dict(level=level, parts=interval_shares(truth, found[last][0], half, config.seed))
     if held: numbers[last]['metrics'] |= {f'interval{"" if part == "all" else "_" + part}@{level:g}': row[0] for part, row in held['parts'].items()}
     write_json(place/'calibration.json', dict(dataset=dataset, planets=len(truth), stages=numbers, intervals=held))

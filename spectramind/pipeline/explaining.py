@@ -129,7 +129,7 @@ def planet_columns(
     heard = dict(fft_class='name', fft_red='red', fft_p_red='p_red', fft_period_h='period_h', fft_p_period='p_period')
     return found | {column: [None if noise[p] is None else getattr(noise[p], name) for p in ids] for column, name in heard.items()}
 
-# %% ../../nbs/90_pipeline/53_explaining.ipynb #606c2b78
+# %% ../../nbs/90_pipeline/53_explaining.ipynb #d6c127e8
 def _on(config:Config):
     "The same loss with every term and the rules switched on."
     names = ('smoothness', 'nonneg', 'molecular', 'seam', 'ratio', 'symbolic')
@@ -141,15 +141,14 @@ def broken_rules(
     "Penalties of every planet, rule by rule and bin by bin; raises `ConfigError` without the network's libraries."
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing: raise ConfigError(f'{", ".join(missing)} not installed', hint='pip install "spectramind[network]"')
-    import torch
-    from spectramind.pipeline.learning import one_thread, shape_spread, symbolic_pack
+    from spectramind.pipeline.learning import one_thread, rule_violations, shape_spread, symbolic_pack
     pack, trained = symbolic_pack(_on(config)), symbolic_pack(config.loss)
     labels = stages.labels_of(config.data.root)
     scale = config.loss.scale or max(shape_spread(spectra.mu if labels is None else labels[1]), 1e-6)
-    with one_thread(), torch.inference_mode():
-        bins = pack.violations(*(torch.tensor(table, dtype=torch.float32) for table in (spectra.mu, spectra.sigma)), scale)
+    stars = [order.star for (split, _), order in stages.fit_orders(config) if split == 'test' and order.star is not None]
+    with one_thread(): bins, silent = rule_violations(pack, spectra, scale, stars)
     weight, ids = {name: entry['weight'] for name, entry in pack.record.items()}, [int(p) for p in spectra.planet_id]
-    maps = {name: weight[name]*value.double().numpy() for name, value in bins.items()}
+    maps = {name: weight[name]*value for name, value in bins.items()}
     rows, terms, learnt = [], asdict(pack.weights), trained.record if trained else {}
     for name, table in maps.items():
         each = table.sum(1)
@@ -157,7 +156,8 @@ def broken_rules(
                          mean=float(each.mean()), planets=int((each > 1e-6).sum()), worst_planet=ids[int(each.argmax())] if each.max() > 1e-12 else None))
     each = np.stack([table.sum(1) for table in maps.values()])
     arrays = dict(planet_id=np.array(ids), violation=sum(maps.values()).astype(np.float32), rule_violation=each.astype(np.float32), names=tuple(maps))
-    return dict(made=True, reason='', scale=float(scale), unit='weighted penalty', rules=sorted(rows, key=lambda r: -r['mean']), map='explain.npz'), arrays
+    reason = f'rules that speak of a star say nothing about {len(silent)} planets without a star row' if silent else ''
+    return dict(made=True, reason=reason, scale=float(scale), unit='weighted penalty', rules=sorted(rows, key=lambda r: -r['mean']), map='explain.npz'), arrays
 
 # %% ../../nbs/90_pipeline/53_explaining.ipynb #e3d75599
 def network_examples(
@@ -326,7 +326,7 @@ def make_document(
                             fft=dict(made=True, reason='', rule=RULE, counts=counts), **ask_network(config, scene))
     return rounded(document), arrays | (dict(rules=np.array(names)) if names else {})
 
-# %% ../../nbs/90_pipeline/53_explaining.ipynb #d0322b94
+# %% ../../nbs/90_pipeline/53_explaining.ipynb #957a60b3
 SHARE = ('name', 'value', 'low', 'high', 'signed')   # columns of a share, as `ranked` has them
 
 def write_explained(
@@ -350,6 +350,10 @@ def write_explained(
     names, table = arrays.get('rules', ()), np.asarray(arrays.get('rule_violation', np.zeros((0, len(row)))), float)
     write_csv_rows(folder/'violation.csv', ['planet_id', *map(str, names)], [(p, *rounded(table[:, i].tolist())) for p, i in row.items()])
     files = ['attribution.csv', 'embedding.csv', 'violation.csv']
+    if 'violation' in arrays:
+        cells = [(int(p), *(float(f'{v:.5g}') for v in values)) for p, values in zip(arrays['planet_id'], arrays['violation'])]
+        files.append(write_csv_rows(folder/'violation_map.csv', ['planet_id', *(f'bin_{k}' for k in range(arrays['violation'].shape[1]))], cells).name)
+    else: (folder/'violation_map.csv').unlink(missing_ok=True)
     if arrays: files.append(write_npz(folder/'explain.npz', **{k: v for k, v in arrays.items() if k != 'rules'}).name)
     else: (folder/'explain.npz').unlink(missing_ok=True)
     document = document | dict(files={name: sha256_file(folder/name) for name in files})
@@ -363,7 +367,8 @@ def _made(config:Config, scene:Scene)->Made:
     diag = dict(profile=config.diag.profile, planets=config.diag.explain_planets, embedding=config.diag.embedding)
     there = {name: installed(name) for name in EXPLAIN + LIBRARIES}
     settings = sha256_json(dict(stage='explain', code=code, diag=diag, config=stages.submission_info(config), libraries=there))
-    return Made({k: v for k, v in scene.inputs.items() if v} | dict(scores=sha256_json(planet_scores(config, scene.spectra))), settings)
+    stars = {str(p): None if order.star is None else vars(order.star) for (split, p), order in stages.fit_orders(config) if split == 'test'}
+    return Made({k: v for k, v in scene.inputs.items() if v} | dict(scores=sha256_json(planet_scores(config, scene.spectra)), stars=sha256_json(stars)), settings)
 
 def _stands(
     folder:Path,      # artifacts/reports

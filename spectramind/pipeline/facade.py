@@ -287,10 +287,16 @@ class SpectraMind:
     def __repr__(self): return f'SpectraMind({os.path.basename(str(self.config.paths.work))!r}, data={self.config.data.profile!r})'
     def _repr_html_(self): return card_of(self)
 
-# %% ../../nbs/90_pipeline/80_facade.ipynb #140836cc
+# %% ../../nbs/90_pipeline/80_facade.ipynb #2e0b82c2
+def _unfinished(config)->bool:
+    "Whether a simulated tree has still to be made, or was interrupted; the note beside its truth tells."
+    note = Workplace(Path(config.products)).truth(config.data.profile)/'tree.json'
+    told = read_json(note) if note.is_file() else None
+    return not Path(config.data.root).is_dir() or bool(told) and not told['complete']
+
 def planets_of(run:SpectraMind)->Planets:
-    "The planets of the tree; a simulated one is made first."
-    if run.config.data.simulated and not Path(run.config.data.root).is_dir(): run.simulate()
+    "The planets of the tree; a simulated one is made first, or finished."
+    if run.config.data.simulated and _unfinished(run.config): run.simulate()
     return Planets(run, {p: split for split, p in stages.all_planets(run.config.data.root)})
 
 def page_of(run:SpectraMind)->Path:

@@ -52,7 +52,7 @@ class ChangedChallenge(Challenge):
         for rows, block in super().signal_blocks(split, planet_id, instrument, visit, columns, **more):
             yield rows, change_counts(block, pixel[rows], instrument, calib, clock, self.changes.get((instrument, visit), Change()))
 
-# %% ../../nbs/90_pipeline/53_injecting.ipynb #914e43a1
+# %% ../../nbs/90_pipeline/53_injecting.ipynb #58922f29
 @dataclass(frozen=True)
 class Probe:
     "Order: inject everything into one planet."
@@ -85,12 +85,13 @@ def finish(
     from spectramind.network.features import look_at_planet, stack_examples
     from spectramind.pipeline.calibration import read_calibration
     from spectramind.pipeline.learning import apply_ensemble, one_thread
+    from spectramind.uncertainty.outliers import fit_chi2
     seen = {id(c): look_at_planet(p, c, order.fit.star) for p, c in zip(posteriors, curves)}
     sd = np.array([np.sqrt(np.diag(cov)) for _, cov in found])
     examples = stack_examples(posteriors, [seen[id(c)] for c in curves], np.array([mu for mu, _ in found]), sd)
     with one_thread(): mu, sigma, latent, bad = apply_ensemble(_ensemble(order.ensemble), examples)
     if bad: raise DataError(f'planet {order.fit.planet_id}', f'a network that cannot be applied ({next(iter(bad.values()))})', 'finite spectra')
-    factor = read_calibration(Path(order.calibration), order.sha, order.uncertainty).apply(sigma, latent)/sd
+    factor = read_calibration(Path(order.calibration), order.sha, order.uncertainty).apply(sigma, latent, *fit_chi2(posteriors))/sd
     return [(m, cov*f*f[:, None]) for m, f, (_, cov) in zip(mu, factor, found)]
 
 # %% ../../nbs/90_pipeline/53_injecting.ipynb #75ec3c3a

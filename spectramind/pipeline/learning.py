@@ -8,7 +8,7 @@ __all__ = ['LEAST', 'network_config', 'train_config', 'unlabelled_phases', 'symb
            'examples_of', 'fold_of', 'check_learning', 'check_checkpoint', 'labelled', 'stands', 'train',
            'ensemble_folder', 'apply_ensemble', 'refine', 'predict']
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #8b6b43a6
+# %% ../../nbs/90_pipeline/52_learning.ipynb #f28d34ba
 import shutil
 from contextlib import contextmanager
 from logging import INFO, WARNING
@@ -30,7 +30,7 @@ from ..lightcurve.prior import cross_fit
 from ..network.features import look_at_planet, stack_examples
 from ..network.spectramind import AIRS, FGS1, Heads, NetworkConfig, build_network
 from . import stages, units
-from .calibration import read_calibration
+from .calibration import read_calibration, write_half_widths, write_verdicts
 from .settings import Config, Loss, Network
 from .executor import Failure, Outcome
 from .products import Made, Workplace, read_product, write_predictions
@@ -45,8 +45,9 @@ from ..training.dataset import UNIT, Scaling
 from ..training.ensemble import Ensemble, EnsembleConfig, Gate, read_ensemble, train_ensemble
 from ..training.checkpoints import read_weights
 from ..training.settings import OPERATION, TrainConfig
+from ..uncertainty.outliers import fit_chi2
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #f4cf5d9d
+# %% ../../nbs/90_pipeline/52_learning.ipynb #214cd5ea
 def network_config(
     n:Network,
 )->NetworkConfig:
@@ -56,8 +57,10 @@ def network_config(
 def train_config(
     config:Config,
 )->TrainConfig:
-    "The trainer's settings, with the epochs of the phases that were asked for; raises `ConfigError`."
-    values = {k: v for k, v in asdict(config.train).items() if k not in ('phase', 'pretrained', 'trust_pretrained', 'mae', 'contrastive')}
+    "The trainer's settings, with the epochs of the phases that were asked for, and gentler steps from weights that know something already; raises `ConfigError`."
+    t = config.train
+    values = {k: v for k, v in asdict(t).items() if k not in ('phase', 'pretrained', 'pretrained_lr', 'trust_pretrained', 'mae', 'contrastive')}
+    if t.pretrained is not None: values['lr'] = t.lr*t.pretrained_lr
     return TrainConfig(**values | {f'epochs_{name}': n for name, n in config.train.epochs().items()} | dict(seed=config.seed))
 
 def unlabelled_phases(
@@ -175,7 +178,7 @@ def one_thread():
         with single_threaded_blas(): yield
     finally: torch.set_num_threads(before)
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #4d141496
+# %% ../../nbs/90_pipeline/52_learning.ipynb #8618d48c
 LEAST = 4   # sound planets in a fold
 
 @dataclass
@@ -192,8 +195,8 @@ class Trained:
         if self.gate is None: return [f'train: no network ({self.reason}); the spectra are those of the physics']
         g, s = self.gate, self.scores
         return [f'train: {"trained now" if self.made else "stood already"}, judged on {g.n} planets held out: '
-                f'score {s["physics"]:.4f} by the physics, {s["network"]:.4f} by the network, {s["gated"]:.4f} with the network let in',
-                f'  share of the network: FGS1 {g.fgs1:g} (gain {g.gain_fgs1:+.4f} +- {g.error_fgs1:.4f}), AIRS {g.airs:g} (gain {g.gain_airs:+.4f} +- {g.error_airs:.4f})']
+                f'score {s["physics"]:.4f} by the physics, {s["network"]:.4f} by the network, ' + (f'{s["linear"]:.4f} by the linear correction, ' if 'linear' in s else '')
+                + f'{s["gated"]:.4f} with what is let in', f'  let in: {g.words()}']
     def metrics(self)->dict: # JSON-able
         "Figures for the log."
         return {f'held_out_{k}': v for k, v in self.scores.items()} | self.figures | (dict(share_fgs1=self.gate.fgs1, share_airs=self.gate.airs) if self.gate else {})
@@ -220,7 +223,7 @@ def _told_progress(
                 raise RuntimeLimitError(reason, hint='run the same command again with more time: it goes on from its checkpoints')
     return bar, tell
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #dfe5c522
+# %% ../../nbs/90_pipeline/52_learning.ipynb #9a62abb1
 def _settings(config:Config)->str:
     "The hash of everything that can change the ensemble."
     train = {k: v for k, v in asdict(config.train).items() if k not in OPERATION}
@@ -250,6 +253,7 @@ def _scores(oof:dict)->dict: # JSON-able
     "The official score of planets held out, at each step."
     ids, naive = oof['planet_id'], naive_statistics(oof['label'])
     rows = dict(physics=('physics_mu', 'physics_sigma'), network=('network_mu', 'network_sigma'), gated=('mu', 'sigma'))
+    if 'linear_mu' in oof: rows['linear'] = 'linear_mu', 'linear_sigma'
     return {k: float(score((ids, oof['label']), Spectra(ids, np.maximum(oof[m], 0.), oof[s]), *naive).total) for k, (m, s) in rows.items()}
 
 # %% ../../nbs/90_pipeline/52_learning.ipynb #8fc8bf63
@@ -286,7 +290,7 @@ def _best(folder:Path)->str:
     for name in ('model.safetensors', 'model.json'): write_bytes(folder/name, (folder/'members'/best/name).read_bytes())
     return best
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #66c7ba91
+# %% ../../nbs/90_pipeline/52_learning.ipynb #ab5d8775
 def examples_of(
     config:Config, posteriors:list, looks:dict,
     labels:dict,      # planet id -> (283,)
@@ -361,7 +365,9 @@ def train(config:Config, skip:set=frozenset(), course=None)->Trained:
     except DataError as error: return without(f'{error.found}; wanted {error.wanted}')
     if supervised: stages.keep_prior(config, prior, posteriors, labels)
     else: write_json(folder/'prior.json', prior.to_dict())
-    _train_members(config, examples, StarTable(looks[int(p)]['star'] for p in examples.planet_id), folder, made, course)
+    fits = {p.planet_id: p for p in good}
+    fits = fit_chi2([fits[int(p)] for p in examples.planet_id])
+    _train_members(config, examples, StarTable(looks[int(p)]['star'] for p in examples.planet_id), fits, folder, made, course)
     return _trained(folder, report, True, supervised)
 
 def _trained(folder:Path, report:Report, made:bool, supervised:bool)->Trained:
@@ -370,7 +376,7 @@ def _trained(folder:Path, report:Report, made:bool, supervised:bool)->Trained:
     oof, _ = read_product(folder/'oof.npz', 'train')
     return Trained(report, Gate(**read_json(folder/'members'/'ensemble.json')['gate']), made=made, scores=_scores(oof), figures=_figures(oof))
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #04debe67
+# %% ../../nbs/90_pipeline/52_learning.ipynb #5a3adc76
 def _seen_by(
     folder:Path, info:dict,  # where weights lie, and their description
 )->set|None:                 # ids; None when nothing is said
@@ -401,7 +407,7 @@ def _start(
                                                                           hint='make them again with `spectramind pretrain`')
     return weights, Scaling.from_dict(info['scaling']) if 'scaling' in info else None
 
-def _train_members(config:Config, examples, stars:StarTable, folder:Path, made:Made, course=None)->None:
+def _train_members(config:Config, examples, stars:StarTable, fits:tuple, folder:Path, made:Made, course=None)->None:
     "Train, keep the held-out predictions and sign them."
     fold, train = fold_of(examples.planet_id, config.model.ensemble.folds, config.seed), train_config(config)
     members = len(np.unique(fold))*config.model.ensemble.seeds
@@ -420,8 +426,8 @@ def _train_members(config:Config, examples, stars:StarTable, folder:Path, made:M
         _, held, reports = attempt()
     best = _best(folder)
     with one_thread(): out = read_ensemble(folder/'members')[0].predict(examples)
-    arrays = dict(planet_id=examples.planet_id, fold=fold, label=examples.label, physics_mu=examples.mu, physics_sigma=examples.sigma, latent=out['latent'].astype(np.float32),
-                  **{k: held[k] for k in ('mu', 'sigma', 'network_mu', 'network_sigma')})
+    arrays = dict(planet_id=examples.planet_id, chi2=fits[0], dof=fits[1], fold=fold, label=examples.label, physics_mu=examples.mu, physics_sigma=examples.sigma, latent=out['latent'].astype(np.float32),
+                  **{k: held[k] for k in ('mu', 'sigma', 'network_mu', 'network_sigma', 'linear_mu', 'linear_sigma') if k in held})
     names = [m['folder'] for m in read_json(folder/'members'/'ensemble.json')['members']]
     fit_for_json = lambda v: isinstance(v, (int, str)) or isinstance(v, float) and np.isfinite(v)
     history = {name: [{k: v for k, v in row.items() if fit_for_json(v)} for row in r.history] for name, r in zip(names, reports)}
@@ -458,15 +464,15 @@ def apply_ensemble(
     for planet in examples.planet_id[fault]: bad.setdefault(int(planet), 'its row is not finite')
     return out['mu'], out['sigma'], out['latent'], bad
 
-# %% ../../nbs/90_pipeline/52_learning.ipynb #e8823f39
+# %% ../../nbs/90_pipeline/52_learning.ipynb #46a9efba
 def refine(
     config:Config, spectra:Spectra, posteriors:list, folder:Path,
-)->tuple[Spectra, dict, tuple]: # spectra; planet id -> Failure; notes on the calibration
+)->tuple[Spectra, dict, tuple, dict]: # spectra; planet id -> Failure; notes on the calibration; what is written beside the spectra
     "The rows of sound planets after ensemble and calibration."
     row = {int(p): i for i, p in enumerate(spectra.planet_id)}
     sound = [p for p in posteriors if p.planet_id in row and spectra.origin[row[p.planet_id]] == 'physics']
     good, looks, bad = look_at_all(config, sound, 'test')
-    if not good: return spectra, bad, ()
+    if not good: return spectra, bad, (), {}
     rows = np.array([row[p.planet_id] for p in good])
     (ensemble, names), record = read_ensemble(folder/'members'), read_record(folder/'oof.npz')
     place = Workplace(Path(config.paths.work)).calibration if not config.predict.checkpoint else folder.parent/'calibration'
@@ -476,23 +482,33 @@ def refine(
         raise SchemaError(f'{folder}: found an ensemble of {len(names)} planet features, wanted the {len(examples.names)} of this version', hint='train again with `spectramind train`')
     with one_thread(): mu, sigma, latent, faults = apply_ensemble(ensemble, examples)
     use = np.array([int(p) not in faults for p in examples.planet_id])
-    mu_all, sigma_all, origin = spectra.mu.copy(), spectra.sigma.copy(), list(spectra.origin)
+    mu_all, sigma_all, origin, beside = spectra.mu.copy(), spectra.sigma.copy(), list(spectra.origin), {}
     if use.any():
-        mu_all[rows[use]], sigma_all[rows[use]] = mu[use], calibration.apply(sigma[use], latent[:, use])
+        ids, asked = examples.planet_id[use], (latent[:, use], *(v[use] for v in fit_chi2(good)))
+        beside['population'] = calibration.population(*asked[1:])
+        mu_all[rows[use]], sigma_all[rows[use]] = mu[use], calibration.apply(sigma[use], *asked)
+        verdict, half = calibration.verdict(*asked), calibration.half_width(sigma[use], *asked)
+        if verdict is not None: beside['verdict'] = dict(verdict, planet_id=ids)
+        if half is not None: beside |= dict(half={int(p): row for p, row in zip(ids, half)}, level=1 - calibration.intervals.alpha)
         if max(ensemble.gate.fgs1, ensemble.gate.airs) > 0:
             for i in rows[use]: origin[i] = 'network'
     bad |= {p: Failure('Network', f'the network cannot be applied ({why})', 0) for p, why in faults.items()}
-    return Spectra(spectra.planet_id, mu_all, sigma_all, tuple(origin)), bad, calibration.notes
+    return Spectra(spectra.planet_id, mu_all, sigma_all, tuple(origin)), bad, calibration.notes, beside
 
 def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
-    "A spectrum for every test planet: physics, refined where an ensemble stands; artifacts/predictions/{mu,sigma,origin}.csv, and those of the physics in a folder of their own."
+    "A spectrum for every test planet: physics, refined where an ensemble stands; artifacts/predictions/{mu,sigma,origin,outliers,half_width}.csv, and those of the physics in a folder of their own."
     set_determinism(config.env.determinism, config.seed, torch=True)
     spectra, report, posteriors = stages.physics(config, skip)
-    folder, bad = ensemble_folder(config, skip), {}
+    folder, bad, beside = ensemble_folder(config, skip), {}, {}
     if folder is not None:
-        spectra, bad, notes = refine(config, spectra, posteriors, folder)
+        spectra, bad, notes, beside = refine(config, spectra, posteriors, folder)
         for note in notes:                      # a step that should be there and is not, or one that was judged and switched off
             get_logger('learning').log(WARNING if 'fitted' in note else INFO, 'calibration without %s', note)
-    write_predictions(Workplace(Path(config.paths.work)).predictions, spectra)
+    place = Workplace(Path(config.paths.work)).predictions
+    write_predictions(place, spectra)
+    write_verdicts(place, spectra.planet_id, beside.get('verdict'), beside.get('population'))
+    if not (beside.get('population') or dict(alike=True))['alike']:
+        get_logger('learning').warning('the light curves of the test planets, as a whole, are not those of the planets that were trained on: see population.json')
+    write_half_widths(place, spectra, beside.get('half'), beside.get('level', .9))
     said = {p: Failure(f.kind, f'{f.message}; its row is the physics alone', 0) for p, f in bad.items()}
     return spectra, Report('predict', [replace(o, failure=o.failure or said.get(o.key[1])) if o.key[0] == 'test' else o for o in report.outcomes])

@@ -89,7 +89,7 @@ def examples_of_worlds(
     if len(rows) < FEWEST: raise DataError('pre-training', f'{len(rows)} planets with a sound fit', f'at least {FEWEST}')
     return join_rows(rows), prior
 
-# %% ../../nbs/90_pipeline/53_pretraining.ipynb #219eecc8
+# %% ../../nbs/90_pipeline/53_pretraining.ipynb #9843c296
 SCALED_ON = 2000    # planets from which the scaling is taken; medians of half a million bins need no more
 
 def held_out(
@@ -113,7 +113,7 @@ def fit_network(
     from spectramind.training.judging import predict
     from spectramind.training.trainer import Trainer
     epochs, network = config.pretrain.epochs(), network_config(config.model.network)
-    train = replace(train_config(config), **{f'epochs_{k}': v for k, v in epochs.items()})
+    train = replace(train_config(replace(config, train=replace(config.train, pretrained=None))), **{f'epochs_{k}': v for k, v in epochs.items()})
     out = held_out(len(examples), config.pretrain.holdout, config.seed)
     inside, outside = np.flatnonzero(~out), np.flatnonzero(out)
     model = build_network(network, examples.series.shape[2], examples.nodes.shape[2], examples.planet.shape[1], seed=config.seed)

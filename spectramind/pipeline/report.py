@@ -8,7 +8,7 @@ __all__ = ['PRODUCTS', 'NO_CURVES', 'fault_of', 'faults_of', 'fit_qualities', 'p
            'page_path', 'row_notes', 'page', 'training_rows', 'write_tables', 'write_planet_table', 'write_catalogue',
            'write_report', 'score_lines', 'diagnose_dashboard', 'chosen', 'raw_frame', 'raw_frames', 'view']
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #a6165d30
+# %% ../../nbs/90_pipeline/54_report.ipynb #01a399ee
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from .products import Workplace, read_predictions, read_product
 from .report_parts import (chosen, explain_tabs, injection_tab, machine, numbers, planet_views, raw_frame, raw_frames, sources,
     stage_times,
                                                view)
+from .report_tables import write_drawn
 from .settings import Config
 from ..scoring.score import ScoreReport, naive_statistics, score
 from ..scoring.submission import clamp
@@ -99,7 +100,7 @@ def product_rows(
             rows.append(row | {name: quality.get(name) for name in PRODUCTS[kind]} | dict(reason=reason))
     return rows
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #3c9eb1b1
+# %% ../../nbs/90_pipeline/54_report.ipynb #9cc63379
 def held_out(
     config:Config,
 )->tuple[dict, dict]:  # figures; arrays of oof.npz. Both empty where nothing was trained
@@ -127,6 +128,7 @@ class Findings:
     truth:dict=field(default_factory=dict) # test planet -> (283,) depth, when the truth is known
     judged:tuple|None=None          # planet_id, truth, mu, sigma of the planets that can be judged: test planets, or labelled ones held out
     naive:tuple|None=None           # mean and standard deviation of the naive submission
+    fits:dict=field(default_factory=dict)  # 'train', 'test' -> planet -> the figures of its fit
     oracle:dict|None=None           # what `read_oracle` has of these predictions
     oracle_scores:dict=field(default_factory=dict) # test planet -> the oracle's score
     @property
@@ -146,9 +148,10 @@ def judge(
     "Read the predictions and everything they can be held to; raises `DataError` without predictions."
     place = Workplace(Path(config.paths.work))
     spectra, truth = read_predictions(place.predictions), stages.truth_of(config)
-    lost = {p: quality.get('lost_visits', {}) for p, quality in fit_qualities(config, 'test').items()}
+    fits = {split: fit_qualities(config, split) for split in ('train', 'test')}
+    lost = {p: quality.get('lost_visits', {}) for p, quality in fits['test'].items()}
     trained, oof = held_out(config)
-    found = Findings(spectra, faults_of(config, spectra), {p: visits for p, visits in lost.items() if visits}, trained=trained)
+    found = Findings(spectra, faults_of(config, spectra), {p: visits for p, visits in lost.items() if visits}, trained=trained, fits=fits)
     if truth:
         found.naive = naive_statistics((stages.labels_of(config.data.root) or truth)[1])
         handed = clamp(spectra)[0]
@@ -201,7 +204,7 @@ def figures_of(
     "The figures of one line."
     return line['figures'] if 'figures' in line else line['report'].metrics()
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #923bcfbb
+# %% ../../nbs/90_pipeline/54_report.ipynb #ffc2e271
 def noise_figures(
     qualities:dict,  # planet -> figures of its fit
 )->dict:             # instrument -> median ratio
@@ -233,12 +236,13 @@ def run_card(
     config:Config, found:Findings,
 )->dict:           # JSON-able
     "The run in a few lines."
-    visits = [q.get('n_visits') for q in fit_qualities(config, 'test').values()]
+    visits = [q.get('n_visits') for q in found.fits['test'].values()]
     profile = f'{config.data.profile}, {"simulated" if config.data.simulated else "the challenge’s own"}'
     card = dict(planets=len(found.spectra), failed=len(found.faults), prior_rows=found.origins.get('prior', 0), data=profile, seed=config.seed,
-        layout=config.submit.layout, version=__version__, configuration=stages.submission_info(config)['config_sha256'],
-                visits=sum(v for v in visits if v), training_planets=len(fit_qualities(config, 'train')),
-                white_light_noise=noise_figures(fit_qualities(config, 'test')))
+        layout=config.submit.layout, version=__version__,
+                visits=sum(v for v in visits if v), training_planets=len(found.fits['train']),
+                white_light_noise=noise_figures(found.fits['test']))
+    card['settings that change numbers (SHA-256)'] = stages.submission_info(config)['config_sha256']
     if found.physics_score: card['score_physics'] = found.physics_score.total
     if found.oracle:
         lost, n = '{:.3f} ({:.3f} to {:.3f})'.format(found.oracle['gap'], *found.oracle['gap_interval']), len(found.oracle['planets'])
@@ -258,7 +262,7 @@ def row_notes(
     for p, visits in found.lost.items(): notes.setdefault(p, '; '.join(f'visit {visit} lost: {reason}' for visit, reason in visits.items()))
     return notes
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #89e1afdc
+# %% ../../nbs/90_pipeline/54_report.ipynb #cb6c10d1
 NO_CURVES = dict(full='This planet has no fit that can be read; its note says why, and its row is what the prior says.',
                  light='The profile `light` leaves light curves out; `spectramind diagnose dashboard diag=full` has those of every planet.')
 
@@ -275,7 +279,7 @@ def page(
     if found.score and not found.oracle and config.data.simulated: overview.append(Missing('The oracle', read_oracle(config)[1][:1].upper() + read_oracle(config)[1][1:] + '.'))
     learnt = [Picture('Training', figure, caption, full=True) for caption, figure in learning_figures(config).items()]
     tabs = dict(overview=overview, catalogue=catalogue_tab(found), injection=injection_tab(config), model=learnt + tabs['model'], rules=tabs['rules'])
-    about = machine(config, path)
+    tabs, about = write_drawn(Workplace(Path(config.paths.work)).reports/'drawn', tabs), machine(config, path)
     write_json(Workplace(Path(config.paths.work)).reports/'run_card.json',
         dict(card=card, figures=found.figures(), compared=[dict(name=c['name'], what=c['what'], **figures_of(c)) for c in against],
         times=stage_times(config)))
@@ -283,7 +287,7 @@ def page(
         compared=against, oracle=found.oracle_scores, tabs=tabs, provenance=sources(config, path),
                       numbers=numbers(config, path), machine=about, windows=molecule_windows(), no_curves=NO_CURVES[config.diag.profile])
 
-# %% ../../nbs/90_pipeline/54_report.ipynb #6c766c1e
+# %% ../../nbs/90_pipeline/54_report.ipynb #fed67ae3
 def training_rows(
     history:dict,    # member -> list of dicts with epoch, and loss or score
 )->list:             # epoch, mean loss, mean held-out score; '' where nobody has one
@@ -320,7 +324,7 @@ def write_planet_table(
 def write_catalogue(
     config:Config, found:Findings, against:list,
 )->None:
-    "Write catalogue.json, bias.csv and coverage_by_wavelength.csv; where nobody knows a truth they say so, and have no rows."
+    "Write catalogue.json, bias.csv, coverage_by_wavelength.csv and z.csv; where nobody knows a truth they say so, and have no rows."
     place, told = Workplace(Path(config.paths.work)).reports, [dict(name=c['name'], what=c['what'], **figures_of(c)) for c in against]
     enough = found.judged is not None and len(found.judged[0]) > 1
     of = 'nobody' if found.judged is None else 'test planets' if found.score else 'labelled planets held out'
@@ -329,6 +333,9 @@ def write_catalogue(
     for name, make in (('bias.csv', bias_rows), ('coverage_by_wavelength.csv', coverage_rows)):
         head, table = make(*found.judged[1:]) if enough else (['bin'], [])
         write_csv_rows(place/name, head, table)
+    ids, truth, mu, sigma = found.judged or ([], *np.empty((3, 0, N_BINS)))
+    z = [(int(p), *(float(f'{v:.5g}') for v in row)) for p, row in zip(ids, (mu - truth)/np.where(sigma > 0, sigma, np.nan))]
+    write_csv_rows(place/'z.csv', ['planet_id', *(f'z_{k}' for k in range(N_BINS))], z)
 
 # %% ../../nbs/90_pipeline/54_report.ipynb #2e923828
 def write_report(

@@ -143,7 +143,7 @@ class Ablate:
         if not self.name or not all(c.isalnum() or c in '-_.' for c in self.name) or self.name.startswith('.'):
             raise ValueError(f'name: found {self.name!r:.80}, wanted letters, digits, dots, - and _')
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #ca0697eb
+# %% ../../nbs/90_pipeline/08_settings.ipynb #678aea69
 @dataclass
 class FGS1Encoder:
     "The time-series encoder: `network.spectramind.FGS1`."
@@ -191,6 +191,7 @@ class Members:
     "How many networks: `training.ensemble.EnsembleConfig`."
     folds:int = 5
     seeds:int = 1
+    linear:bool = True # a ridge regression on the planets' features stands beside the networks
     def __post_init__(self): within(self, folds=(2, 100), seeds=(1, 100))
 
 @dataclass
@@ -200,7 +201,7 @@ class Model:
     network:Network = field(default_factory=Network)
     ensemble:Members = field(default_factory=Members)
 
-# %% ../../nbs/90_pipeline/08_settings.ipynb #6bf0a573
+# %% ../../nbs/90_pipeline/08_settings.ipynb #658a370c
 @dataclass
 class Masked:
     "Guessing hidden bins: `training.curriculum.MAE`."
@@ -248,13 +249,14 @@ class Train:
     mae:Masked = field(default_factory=Masked)
     contrastive:Contrast = field(default_factory=Contrast)
     pretrained:str|None = None # a folder with model.safetensors of the same network, from planets that are not among the training labels; `spectramind pretrain` makes one
+    pretrained_lr:float = .3   # factor on `lr` when training starts from such weights
     trust_pretrained:bool = False # take weights that do not say which planets they have seen
     def epochs(self)->dict: # phase -> epochs
         "The epochs that count."
         return {name: getattr(self, f'epochs_{name}') if self.phase in (name, 'all') else 0 for name in ('mae', 'contrastive', 'supervised')}
     def __post_init__(self):
         self.amp = str(self.amp)
-        within(self, epochs_mae=(0, 1e5), epochs_contrastive=(0, 1e5), epochs_supervised=(0, 1e5), lr=(1e-8, 10), lr_pretrain=(1e-8, 10), lr_floor=(0, 1), weight_decay=(0, 10),
+        within(self, epochs_mae=(0, 1e5), epochs_contrastive=(0, 1e5), epochs_supervised=(0, 1e5), lr=(1e-8, 10), lr_pretrain=(1e-8, 10), pretrained_lr=(1e-4, 10), lr_floor=(0, 1), weight_decay=(0, 10),
                warmup=(0, 1), batch_size=(1, 1e5), accumulate=(1, 1e4), clip=(0, 1e6), ema=(0, 1), patience=(0, 1e5), min_gain=(0, 1), validate_every=(1, 1e5), top_k=(0, 1000),
                workers=(0, 256), devices=(1, 1024), checkpoint_every_s=(0, 1e6), checkpoint_every_steps=(0, 1e9))
         if not any(self.epochs().values()): raise ValueError(f'phase: found {self.phase} with 0 epochs, wanted at least one epoch')

@@ -333,7 +333,7 @@ def obtain_prior(
     keep_prior(config, prior, posteriors, row)
     return prior
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #8401facb
+# %% ../../nbs/90_pipeline/50_stages.ipynb #9263888f
 def physics(config:Config, skip:set=frozenset())->tuple[Spectra, Report, list]: # the third: the posteriors of the test planets
     "A spectrum for every test planet from posterior and prior alone, kept in artifacts/predictions/physics; those without a sound fit, or in `skip`, get the prior's row."
     wanted = expected_planets(config.data.root)
@@ -352,7 +352,9 @@ def physics(config:Config, skip:set=frozenset())->tuple[Spectra, Report, list]: 
 def predict(config:Config, skip:set=frozenset())->tuple[Spectra, Report]:
     "The same as the final word: artifacts/predictions/{mu,sigma,origin}.csv. What a network adds is the business of `pipeline.learning`."
     spectra, report, _ = physics(config, skip)
-    write_predictions(Workplace(Path(config.paths.work)).predictions, spectra)
+    place = Workplace(Path(config.paths.work)).predictions
+    write_predictions(place, spectra)
+    for name in ('outliers.csv', 'half_width.csv', 'population.json'): (place/name).unlink(missing_ok=True)   # what a network said of other rows
     return spectra, report
 
 # %% ../../nbs/90_pipeline/50_stages.ipynb #d76cc8b2

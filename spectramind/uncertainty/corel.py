@@ -171,7 +171,7 @@ def corel_table(
                  coverage_before=float(judgement.coverage_before[b]), coverage_after=float(judgement.coverage_after[b]))
             for b in range(N_BINS)]
 
-# %% ../../nbs/75_uncertainty/20_corel.ipynb #20e3cd2b
+# %% ../../nbs/75_uncertainty/20_corel.ipynb #9e773936
 COST, SLACK = .015, .01   # nats per cell that right intervals may cost; share by which coverage may suffer when the likelihood gains
 
 
@@ -179,7 +179,8 @@ def miss(
     judgement:CorelJudgement, # from `cross_fit_corel`
 )->dict:                      # 'before', 'after' -> |held-out share - (1 - alpha)|, the mean of FGS1 and AIRS
     "How far the intervals are from their promise."
-    return {when: float(np.mean([abs(part[when][0] - (1 - judgement.final.alpha)) for part in judgement.parts.values()])) for when in ('before', 'after')}
+    target = 1 - judgement.final.alpha
+    return {when: float(np.mean([abs(part[when][0] - target) for part in judgement.parts.values()])) for when in ('before', 'after')}
 
 
 def corel_verdict(

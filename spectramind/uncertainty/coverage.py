@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['check_table', 'check_predictions', 'check_fold', 'z_scores', 'planet_nll', 'nll', 'gll', 'bootstrap_mean', 'wilson',
            'share_interval', 'effective_number', 'CoverageRow', 'CoverageReport', 'terciles', 'coverage_report',
-           'reliability', 'spread_skill', 'PitBand', 'pit_values', 'pit_band', 'z_histogram', 'check_coverage']
+           'reliability', 'spread_skill', 'PitBand', 'pit_values', 'pit_band', 'z_histogram', 'z_summary',
+           'check_coverage']
 
 # %% ../../nbs/75_uncertainty/00_coverage.ipynb #4001d3a9
 from dataclasses import dataclass
@@ -276,7 +277,7 @@ def spread_skill(
                                 for k in range(n_groups) if (group == k).any()])
     return found
 
-# %% ../../nbs/75_uncertainty/00_coverage.ipynb #17724bd2
+# %% ../../nbs/75_uncertainty/00_coverage.ipynb #7ec1f6e7
 @dataclass(frozen=True, eq=False)
 class PitBand:
     "The distribution of PIT values with its simultaneous band."
@@ -304,30 +305,67 @@ def pit_band(
     pit:np.ndarray,       # (N,) or (N, K) PIT values, a row per planet
     confidence:float=.95, # of the whole band
     n_grid:int=201,       # points of the grid
+    n_boot:int=1000,      # draws of signs, where a planet has several values
+    seed:int=0,           # of the draws
 )->PitBand:
-    "Distribution of PIT values and the Dvoretzky-Kiefer-Wolfowitz-Massart band for as many trials as there are planets; raises UsageError."
+    "Distribution of PIT values with its simultaneous band, planets being the trials: Dvoretzky, Kiefer, Wolfowitz and Massart for one value per planet, a wild bootstrap for several; raises UsageError."
     pit = np.asarray(pit, np.float64)
     if pit.ndim not in (1, 2) or not pit.size or not ((pit >= 0) & (pit <= 1)).all():
         raise UsageError(f'pit: found shape {pit.shape}, wanted (N,) or (N, K) values from 0 to 1')
     values, u, n = np.sort(pit, axis=None), np.linspace(0, 1, n_grid), len(pit)
-    step = np.arange(len(values) + 1)/len(values)
-    distance = max(np.max(step[1:] - values), np.max(values - step[:-1]))
-    limit = float(np.sqrt(np.log(2/(1 - confidence))/(2*n)))
     ecdf = np.searchsorted(values, u, side='right')/len(values)
+    if pit.ndim == 1 or pit.shape[1] == 1 or n == 1:
+        step = np.arange(len(values) + 1)/len(values)
+        distance = max(np.max(step[1:] - values), np.max(values - step[:-1]))
+        limit = float(np.sqrt(np.log(2/(1 - confidence))/(2*n)))
+    else:
+        distance, limit = np.max(np.abs(ecdf - u)), _wild_limit(pit, u, confidence, n_boot, seed)
     return PitBand(u, ecdf, np.clip(u - limit, 0, 1), np.clip(u + limit, 0, 1), n, float(distance), limit)
 
-# %% ../../nbs/75_uncertainty/00_coverage.ipynb #b2f9220c
+
+def _wild_limit(
+    pit:np.ndarray, u:np.ndarray, # (N, K); (G,) grid
+    confidence:float, n_boot:int, seed:int,
+)->float:
+    "How far the mean of planets' distributions leaves the diagonal by chance: each planet's own departure, with random signs."
+    rows = np.sort(pit, axis=1)
+    departure = np.array([np.searchsorted(row, u, side='right') for row in rows])/pit.shape[1] - u
+    signs = np.random.default_rng(seed).choice([-1., 1.], (n_boot, len(pit)))
+    return float(np.quantile(np.abs(signs@departure).max(1)/len(pit), confidence, method='higher'))
+
+# %% ../../nbs/75_uncertainty/00_coverage.ipynb #2f4c60fc
 def z_histogram(
     z:np.ndarray,               # (N, 283) z-scores
     edges:np.ndarray|None=None, # (E,) inner edges; -4 to 4 by 0.5 when None
-)->dict:                        # edges (E,) and shares (E + 1,) of 'fgs1', 'airs' and 'normal'; first and last bar are open
-    "Histogram of z-scores by part beside that of the normal distribution; raises UsageError."
+    n_boot:int=300,             # resamples behind the intervals
+    seed:int=0,                 # of the resampling
+)->dict:                        # edges (E,); shares (E + 1,) of 'fgs1', 'airs' and 'normal', and limits '<part>_low' and '<part>_high'; first and last bar are open
+    "Histogram of z-scores by part, with 95 % intervals, beside that of the normal distribution; raises UsageError."
     z = check_table('z', z)
     edges = np.arange(-4, 4.01, .5) if edges is None else np.asarray(edges, np.float64)
     if edges.ndim != 1 or not (np.diff(edges) > 0).all() or not len(edges):
         raise UsageError(f'edges: found {edges}, wanted ascending numbers')
-    def shares(values): return np.bincount(np.searchsorted(edges, values.ravel(), side='right'), minlength=len(edges) + 1)/values.size
-    return dict(edges=edges, fgs1=shares(z[:, 0]), airs=shares(z[:, 1:]), normal=np.diff(np.r_[0., ndtr(edges), 1.]))
+    found, bars = dict(edges=edges), range(len(edges) + 1)
+    for part, cut in (('fgs1', slice(0, 1)), ('airs', slice(1, None))):
+        place = np.searchsorted(edges, z[:, cut], side='right')
+        rows = np.array([share_interval(place == k, n_boot=n_boot, seed=seed)[:3] for k in bars])
+        found |= dict(zip((part, f'{part}_low', f'{part}_high'), rows.T))
+    return found | dict(normal=np.diff(np.r_[0., ndtr(edges), 1.]))
+
+
+def z_summary(
+    z:np.ndarray,     # (N, 283) z-scores
+    far:float=3.,     # sigma
+    n_boot:int=1000, seed:int=0, # of the bootstrap
+)->dict:              # part -> share beyond `far` and rms, each with low and high, and the smallest, middle and largest rms of a planet; JSON-able
+    "How often errors are far out, and how large they are, with intervals over planets and what is honest; raises UsageError."
+    z, found = check_table('z', z), dict(far=float(far), honest=float(2*ndtr(-far)))
+    for part, cut in (('fgs1', slice(0, 1)), ('airs', slice(1, None))):
+        square = (z[:, cut]**2).mean(1)
+        beyond, rms = share_interval(np.abs(z[:, cut]) > far, n_boot=n_boot, seed=seed)[:3], np.sqrt(bootstrap_mean(square, n_boot=n_boot, seed=seed))
+        found[part] = dict(beyond=beyond[0], beyond_low=beyond[1], beyond_high=beyond[2], rms=float(rms[0]), rms_low=float(rms[1]), rms_high=float(rms[2]),
+                           planets=[float(v) for v in np.quantile(np.sqrt(square), (0, .5, 1))])
+    return found
 
 # %% ../../nbs/75_uncertainty/00_coverage.ipynb #708f4f79
 def check_coverage(

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 from browser import looked_at
 
+from made_up import explain_parts, injection_document
 from spectramind.core.nouns import DepthPosterior, Spectra
 from spectramind.diagnostics.catalogue_views import catalogue_pictures
 from spectramind.diagnostics.dashboard import write_page
-from spectramind.diagnostics.figures import molecule_windows
-from spectramind.diagnostics.page import Missing
+from spectramind.diagnostics.figures import molecule_windows, show_score
+from spectramind.diagnostics.model_views import injection_parts
+from spectramind.diagnostics.page import Missing, Picture
 from spectramind.diagnostics.planet_pages import Image, PlanetView
 from spectramind.scoring.score import naive_statistics, score
 
@@ -262,3 +264,59 @@ def test_without_a_browser_tests_are_skipped_but_not_where_it_was_promised(monke
         with pytest.raises(kind, match="SPECTRAMIND_CHROMIUM"): browser.need_chromium()
     monkeypatch.setenv("SPECTRAMIND_CHROMIUM", __file__)
     assert browser.need_chromium() == __file__
+
+
+@pytest.fixture(scope="module")
+def everything(page, tmp_path_factory):
+    "The same planets with every tab full: injection, attribution, attention, rules, images."
+    _, found, truth, report = page
+    model, rules = explain_parts(found.planet_id)
+    tabs = dict(overview=[Picture("The score and its parts", show_score(report), "Score.", full=True)], catalogue=catalogue_pictures(found.planet_id, truth, found.mu, found.sigma, report),
+                injection=injection_parts(injection_document()), model=model, rules=rules)
+    rng = np.random.default_rng(8)
+    views = [PlanetView(p, found.mu[k], found.sigma[k], truth[k], raw=dict(FGS1=rng.poisson(90, (32, 32))) if k == 0 else {}) for k, p in enumerate(IDS)]
+    files = [dict(what="depths", path="artifacts/predictions/mu.csv", sha256="0"*64, href="../predictions/mu.csv")]
+    return write_page(tmp_path_factory.mktemp("all")/"page.html", dict(seed=5, title="All of it"), views, spectra=found, report=report, compared=[dict(name="this run", what="as handed in", report=report)],
+                      tabs=tabs, provenance=files, numbers=files, machine=dict(times=dict(head=["stage", "time"], rows=[["fit", "3.0 s"]], lefts=1)), windows=molecule_windows())
+
+
+ALL_TABS = ("overview", "planets", "catalogue", "injection", "model", "rules", "provenance")
+DRAWN = """async tab => { const plots = [...document.querySelectorAll('#' + tab + '-panel .plot[data-figure]')];
+    for (const plot of plots) { plot.scrollIntoView({block: 'center'}); for (let k = 0; k < 300 && !plot.querySelector('.main-svg'); k++) await new Promise(go => setTimeout(go, 20)); }
+    return plots.filter(p => !p.querySelector('.main-svg')).map(p => p.parentNode.dataset.label); }"""
+OUT = """tab => { const wide = document.documentElement.clientWidth, found = [];
+    for (const svg of document.querySelectorAll('#' + tab + '-panel .plot .main-svg')) { const box = svg.getBoundingClientRect(), pan = svg.closest('.pan').getBoundingClientRect();
+        if (box.right > pan.right + 2 || box.left < pan.left - 2) found.push(svg.closest('.pan').dataset.label + ': the figure is wider than its card');
+        for (const text of svg.querySelectorAll('.xtitle, .ytitle, .xtick text, .gtitle, .annotation-text')) { const t = text.getBoundingClientRect();
+            if (t.width && (t.right > pan.right + 3 || t.left < pan.left - 3)) found.push(svg.closest('.pan').dataset.label + ': ' + text.textContent + ' sticks out'); } }
+    return found; }"""
+ROOM = """tab => [...document.querySelectorAll('#' + tab + '-panel .plot .main-svg:first-of-type')].flatMap(svg => [...svg.querySelectorAll('.cartesianlayer .xy .gridlayer, .cartesianlayer > .subplot')].slice(0, 0).concat([svg]))
+    .map(svg => { const node = svg.closest('.plot'), size = node._fullLayout._size; return [svg.closest('.pan').dataset.label, size.w/node.clientWidth]; }).filter(f => f[1] < .45)"""
+
+
+@pytest.mark.parametrize("width, theme", [(1440, "dark"), (390, "light")])
+def test_a_page_with_everything_draws_all_of_it_and_nothing_sticks_out(chromium, everything, width, theme):
+    with looked_at(chromium, width, theme=theme) as found:
+        found.open(everything, wait="html[data-ready=all]")
+        wrong = []
+        for tab in ALL_TABS:
+            go(found, tab)
+            found.page.wait_for_selector(f"#{tab}-panel", state="visible")
+            wrong += [f"{tab}: {name} was not drawn" for name in found.page.evaluate(DRAWN, tab)] + [f"{tab}: {line}" for line in found.page.evaluate(OUT, tab)]
+            wrong += [f"{tab}: {name} has {share:.0%} of its width for data" for name, share in found.page.evaluate(ROOM, tab)]
+            wrong += found.axe(tab)
+            if found.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"): wrong.append(f"{tab}: wider than the screen")
+        assert wrong == [] and found.faults() == []
+
+
+def test_panels_beside_each_other_stand_below_each_other_on_a_phone(chromium, everything):
+    rows = """() => [...document.querySelectorAll('#catalogue-panel figure')].filter(f => f.querySelector('.main-svg')).map(f => { const l = f.querySelector('.plot').layout;
+        return [f.querySelector('h3').textContent, Object.keys(l).filter(k => /^xaxis/.test(k)).map(k => (l[k].domain || [0, 1]).map(v => Math.round(10*v)/10).join(' to '))]; })"""
+    seen = {}
+    for width in (1440, 390):
+        with looked_at(chromium, width) as found:
+            found.open(everything, "#catalogue", "html[data-ready=all]")
+            assert found.page.evaluate(DRAWN, "catalogue") == []
+            seen[width] = dict(found.page.evaluate(rows))
+    for name in ("Claimed sigma against error", "Distribution of predicted quantiles", "Scores of planets"):
+        assert set(seen[390][name]) == {"0 to 1"} and len(set(seen[1440][name])) == 2, name

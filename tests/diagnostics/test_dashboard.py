@@ -217,9 +217,32 @@ def test_what_was_not_made_says_why():
 
 
 def test_injection_rows_say_what_was_wanted():
-    row = dict(level='counts', signal=EVIL, measure='left', value=.3, low=.2, high=.4, least=0., most=.1, unit='', rule='', planets=4, passed=False)
-    verdict, picture, table = model_views.injection_parts(dict(rows=[row], planets=[1, 2, 3, 4], split=EVIL))
-    assert isinstance(verdict, Html) and isinstance(picture, Picture) and '1 of 1 rows lie beyond' in verdict and '0 to 0.1' in table and 'beyond</b>' in table and '<img' not in verdict + table
+    row = dict(level='counts', signal=EVIL, measure='left', value=.3, low=.2, high=.4, least=0., most=.1, unit=EVIL, rule='', planets=4, verdict='beyond', passed=False)
+    told = row | dict(measure='recovered', value=.28, least=None, most=None, verdict='reported', rule='reported', passed=True, expected=.27)
+    failing = row | dict(low=.05, verdict='open', rule='interval within')
+    verdict, *pictures, table = model_views.injection_parts(dict(rows=[row, told, failing], planets=[1, 2, 3, 4], split=EVIL))
+    assert isinstance(verdict, Html) and [type(p) for p in pictures] == [Picture]*2 and '0 to 0.1' in table and 'beyond</b>' in table and '<img' not in verdict + table
+    assert '2 rows judged: 0 hold, 1 are open, 1 lie beyond their bounds. 1 are only reported. 2 of them fail.' in verdict and model_views.AFTERWARDS[:40] in verdict
+    assert '0.27 expected' in table and table.count(', fails') == 1 and 'only reported' in {t.name for t in pictures[0].figure.data}
+
+
+def test_every_answer_is_drawn_with_its_intervals():
+    feature = lambda k: dict(name=f'ring AIRS {k}', value=.01*k, low=.005*k, high=.02*k)
+    outputs = [dict(quantity=q, band=b, unit='sigma', groups=[feature(k) for k in range(3)], features=[feature(k) for k in range(20)]) for q, b in (*(('mu', f'band {k}') for k in range(7)), ('sigma', 'FGS1'), ('sigma', 'AIRS'))]
+    part = dict(made=True, method='gradients', baseline='zero', completeness=.01, planets=[1, 2], outputs=outputs, background=3)
+    drawn = [p for p in model_views.attribution_parts(part) if isinstance(p, Picture)]
+    assert [p.title for p in drawn] == [*(f'The depth, band {k}' for k in range(7)), 'Sigma, FGS1', 'Sigma, AIRS']
+    shap = model_views.shapley_parts(part)
+    assert len(shap) == 9 and len({p.title for p in shap}) == 9
+    for p in (*drawn, *shap):
+        bars, = p.figure.data
+        assert bars.error_x.array is not None and len(bars.error_x.array) == len(bars.x)
+    top = shap[0].figure.data[0]
+    assert top.y[0].strip() == 'residual at star ring 19, AIRS' and top.error_x.array[0] == pytest.approx(.19) and top.error_x.arrayminus[0] == pytest.approx(.095)
+    points = dict(planet_id=[1, 2, 3, 4], split=['test']*4, x=[0, 1, 2, 3], y=[0, 1, 0, 1])
+    planets = dict(planet_id=[1, 2, 3, 4], score=[.1, .2, .3, .4], violation=[1, 2, 3, 4], fft_class=['white', 'red', 'white', 'red'], entropy=[1., 2., 3., 4.])
+    maps = model_views.embedding_parts(dict(made=True, points=points, axes=['a', 'b'], space='latents', kept=.66), planets)
+    assert [p.title.rpartition('by ')[2] for p in maps] == ['score', 'violation', 'class of the residual', 'entropy per bin'] and all('66 % of the nearest neighbours' in p.caption for p in maps)
 
 
 def test_data_block_survives_any_text():

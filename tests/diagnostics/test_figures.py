@@ -120,7 +120,7 @@ def test_calibration_pictures_hold_the_numbers_they_are_given():
     np.testing.assert_allclose(figure.data[1].y, tables["before"]["fgs1"][:, 1], rtol=1e-6)
     assert len(figure.data) == 6 and np.mean(figure.data[2].y) > np.mean(figure.data[1].y)
     bands = dict(fgs1=pit_band(rng.uniform(size=(40, 1))), airs=pit_band(rng.uniform(size=(40, 282))))
-    np.testing.assert_allclose(show_pit(bands).data[2].y, bands["airs"].ecdf - bands["airs"].u, atol=1e-6)
+    np.testing.assert_allclose(show_pit(bands).data[3].y, bands["airs"].ecdf - bands["airs"].u, atol=1e-6)
     z = z_histogram(rng.normal(size=(40, 283)))
     figure = show_z_histogram(z)
     np.testing.assert_allclose(figure.data[1].y, z["airs"], rtol=1e-6)

@@ -141,7 +141,8 @@ def test_the_light_profile_asks_the_network_nothing(wide, settings, own, monkeyp
     explaining.explain(settings(wide[0], own, *FAST, "diag.profile=light"))
     document = document_of(own)
     assert {document[part]["reason"] for part in ("attribution", "shap", "attention")} == {"diag.profile=light"}
-    assert document["network"]["applied"] and document["violation"]["made"] and document["profile"] == "light"
+    assert document["network"]["applied"] is ("network" in read_predictions(own/"artifacts"/"predictions").origin) and document["network"]["members"] == 2
+    assert document["violation"]["made"] and document["profile"] == "light"
 
 
 @pytest.mark.parametrize("missing", ["captum", "lightning"])

@@ -115,3 +115,16 @@ def test_the_package_itself_stays_light():
     with pytest.raises(AttributeError, match="nothing_here"):
         import spectramind
         spectramind.nothing_here
+
+
+def test_a_simulation_that_was_interrupted_is_gone_on_with(tmp_path):
+    from spectramind.core.store import write_json
+    from spectramind.pipeline.config import load_config
+    config = load_config(["data=smoke", f"paths.work={tmp_path}"])
+    assert facade._unfinished(config)                                        # there is no tree
+    Path(config.data.root).mkdir(parents=True)
+    assert not facade._unfinished(config)                                    # not made here: nobody's business
+    note = tmp_path/"truth"/"smoke"/"tree.json"
+    for complete in (False, True):
+        write_json(note, dict(settings={}, complete=complete))
+        assert facade._unfinished(config) is not complete

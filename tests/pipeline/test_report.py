@@ -16,7 +16,7 @@ from spectramind.pipeline import report, stages, submitting
 from spectramind.pipeline.cli import app
 from spectramind.pipeline.config import load_config
 from spectramind.pipeline.products import Made, Workplace, read_predictions
-from spectramind.pipeline.run import run
+from spectramind.pipeline.run import closer_look, run
 
 PAGE = Path("artifacts")/"reports"/"diagnostics_dashboard.html"
 
@@ -44,6 +44,7 @@ def test_stage_by_stage_and_all_at_once_give_the_same_page(sky, reference, tmp_p
 
 def test_the_score_is_that_of_the_submission_and_of_run(known):
     config, work = known
+    closer_look(config)
     figures = report.diagnose_dashboard(config)
     page = alike(work/PAGE)
     told = submitting.score_file(work/"dist"/"submission.csv", stages.truth_of(config), stages.labels_of(config.data.root))
@@ -109,7 +110,7 @@ def test_a_verdict_of_other_predictions_is_not_shown(known, tmp_path):
     from dataclasses import asdict
     from spectramind.pipeline import injecting, report_parts
     config, work = known
-    row = dict(level="spectra", signal="H2O", measure="recovered", value=1., low=.9, high=1.1, least=.8, most=1.2, unit="recovered/injected", rule="interval within", planets=2, passed=True)
+    row = dict(level="spectra", signal="H2O", measure="recovered", value=1., low=.9, high=1.1, least=.8, most=1.2, unit="recovered/injected", rule="interval within", planets=2, verdict="holds", passed=True)
     document = dict(rows=[row], completeness=[], passed=True, code=code_hash(*injecting.CODE), config_hash=stages.submission_info(config)["config_sha256"], seed=config.seed, split="test", settings=asdict(config.diag.inject),
                     inputs=injecting.injected_into(config), planets=[1, 2], left_out=[], median_error={}, response={})
     path = Workplace(work).reports/"injection.json"
@@ -225,3 +226,49 @@ def test_best_median_and_worst_are_drawn_when_the_truth_is_known():
     class Report: planet_id, per_planet = np.array([11, 12, 13, 14, 15]), np.array([.1, .9, .5, .3, .7])
     spectra = Spectra(np.arange(11, 16), np.ones((5, 283)), np.ones((5, 283)), ("physics",)*5)
     assert report.chosen(spectra, Report, 3) == [12, 13, 11] and report.chosen(spectra, None, 2) == [11, 12]
+
+
+def test_every_picture_names_a_table_that_holds_what_it_draws(known, monkeypatch):
+    import re
+    from spectramind.diagnostics.page import Picture
+    config, work = known
+    seen, real, place = {}, report.write_page, work/"artifacts"/"reports"
+    (place/"drawn").mkdir(parents=True, exist_ok=True)
+    (place/"drawn"/"of-an-older-page.csv").write_text("x\n")
+    monkeypatch.setattr(report, "write_page", lambda *a, tabs, **more: seen.update(tabs) or real(*a, tabs=tabs, **more))
+    report.write_report(config)
+    page, pictures = (work/PAGE).read_text(), [part for parts in seen.values() for part in parts if isinstance(part, Picture)]
+    assert len(pictures) >= 8
+    named = [re.search(r"Numbers: `drawn/([a-z0-9-]+\.csv)`", picture.caption).group(1) for picture in pictures]
+    assert len(set(named)) == len(named) and {p.name for p in (place/"drawn").iterdir()} == set(named)
+    for picture, name in zip(pictures, named):
+        head, rows = read_csv_rows(place/"drawn"/name)
+        assert f'href="drawn/{name}"' in page and sha256_file(place/"drawn"/name) in page and head == ["trace", "x_axis", "y_axis", "x", "y", "low", "high", "value", "told"]
+        drawn = [(column, value) for trace in picture.figure.data for column, values in [("value", np.ravel(trace.z)) if trace.type in ("heatmap", "contour") else ("y", trace.y)] for value in values]
+        assert len(drawn) == len(rows)
+        for (column, value), row in zip(drawn, rows):
+            cell = row[head.index(column)]
+            if isinstance(value, str): assert cell == value.strip()
+            elif value is None or not np.isfinite(value): assert cell == ""
+            else: assert float(cell) == pytest.approx(float(value), rel=1e-6), name
+    head, rows = read_csv_rows(place/"z.csv")
+    spectra, truth = read_predictions(work/"artifacts"/"predictions"), report.judge(config)[0].truth
+    z = np.array([[float(cell) for cell in row[1:]] for row in rows])
+    np.testing.assert_allclose(z, [(m - truth[int(p)])/s for p, m, s in zip(spectra.planet_id, np.maximum(spectra.mu, 0), spectra.sigma)], rtol=1e-4, atol=1e-6)
+    for name in ("z.csv", "explain.json"): assert not (place/name).is_file() or f'href="{name}"' in page
+
+
+def test_a_bar_a_map_and_an_error_bar_become_rows():
+    import plotly.graph_objects as go
+    from spectramind.core.errors import UsageError
+    from spectramind.pipeline.report_tables import drawn_rows, file_name
+    figure = go.Figure([go.Bar(x=["a", "b"], y=[1., None], name="bars", text=["one", "two"]), go.Scatter(x=[1.], y=[5.], error_y=dict(array=[2.], arrayminus=[1.])),
+                        go.Bar(x=[3.], y=["c"], orientation="h", error_x=dict(array=[.5])), go.Scatter(y=[7., 8.], customdata=[[1, 2.5], [3, 4.]])])
+    figure.update_xaxes(title_text="a <b>bold</b> axis")
+    axis = "a  bold  axis"
+    assert drawn_rows(figure) == [("bars", axis, "y", "a", 1., "", "", "", "one"), ("bars", axis, "y", "b", "", "", "", "", "two"), ("1", axis, "y", 1., 5., 4., 7., "", ""),
+                                  ("2", axis, "y", 3., "c", 2.5, 3.5, "", ""), ("3", axis, "y", 0, 7., "", "", "", "1 2.5"), ("3", axis, "y", 1, 8., "", "", "", "3 4.0")]
+    image = go.Figure(go.Heatmap(z=[[1, 2], [3, np.nan]], x=[.7, .8], y=["p ", "q"], hovertemplate="planet %{y}<br>%{z:.2f} ppm<extra></extra>"))
+    assert drawn_rows(image) == [("0", "x", "y", .7, "p", "", "", 1., "ppm"), ("0", "x", "y", .8, "p", "", "", 2., "ppm"), ("0", "x", "y", .7, "q", "", "", 3., "ppm"), ("0", "x", "y", .8, "q", "", "", "", "ppm")]
+    assert file_name("rules", "<script>../x</script>", []) == "rules-script-x-script.csv" and file_name("a", "b", ["a-b.csv", "a-b-2.csv"]) == "a-b-3.csv"
+    with pytest.raises(UsageError, match="pie"): drawn_rows(go.Figure(go.Pie(values=[1])))

@@ -26,7 +26,6 @@ ELSEWHERE = {
     "spectramind kaggle build": ("tests/pipeline/test_kaggle_build.py", "build("),                             # wheels, a box and minutes
     "spectramind selftest --acceptance": ("tests/pipeline/test_acceptance.py", "acceptance("),             # on a finished run of the small sky
     "spectramind kaggle rehearse": ("tests/pipeline/test_kaggle_rehearsal.py", "rehearse("),
-    "spectramind config lint": ("tests/pipeline/test_config.py", "lint"),
 }
 QUICK = ["model=physics_only", "executor=serial", "diag=light", "diag.inject.enabled=false"]   # where nothing else is said
 

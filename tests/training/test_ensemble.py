@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from spectramind.core.errors import ConfigError, DataError, QualityGateError, SchemaError, UsageError
 from spectramind.network.features import Examples
 from spectramind.network.spectramind import AIRS, FGS1, NetworkConfig, build_network
-from spectramind.training.ensemble import LEAST_GAIN, SHARES, Ensemble, EnsembleConfig, Gate, cell_gll, fit_gate, let_in, mixture, read_ensemble, train_ensemble
+from spectramind.training.ensemble import LEAST_GAIN, SHARES, Ensemble, EnsembleConfig, Gate, cell_gll, corrected, fit_gate, let_in, mixture, read_ensemble, sources, train_ensemble
 from spectramind.training.checkpoints import load_state
 from spectramind.training.judging import halved, predict
 from spectramind.training.settings import TrainConfig
@@ -162,7 +162,7 @@ def test_members_folds_and_the_error_they_remove(trained):
         assert info["valid_planets"] == DATA.planet_id[FOLD == member["fold"]].tolist() and info["train_planets"] == N//2
     def rms(mu): return np.sqrt(((mu - DATA.label)**2).mean())
     assert rms(held["network_mu"]) < .9*rms(DATA.mu) and rms(held["mu"]) <= rms(DATA.mu) and ensemble.gate.n == N
-    found = let_in(ensemble.gate.shares, DATA.mu, DATA.sigma, held["network_mu"], held["network_sigma"])
+    found = corrected(ensemble.gate, DATA.mu, DATA.sigma, sources((held["network_mu"], held["network_sigma"]), (held["linear_mu"], held["linear_sigma"])))
     assert np.array_equal(found[0], held["mu"]) and np.array_equal(found[1], held["sigma"])
     seeds = [load_file(folder/f"fold0_seed{s}"/"model.safetensors") for s in (0, 1)]
     assert not all(torch.equal(a, b) for a, b in zip(*(s.values() for s in seeds)))
@@ -187,7 +187,7 @@ def test_predictions_are_the_gated_mixture_and_leave_the_examples_alone(trained)
     before = new.mu.copy(), new.sigma.copy()
     out = ensemble.predict(new)
     assert out["mu"].shape == out["sigma"].shape == (5, 283) and out["latent"].shape == (4, 5, SMALL.width)
-    mixed = let_in(ensemble.gate.shares, new.mu, new.sigma, out["network_mu"], out["network_sigma"])
+    mixed = corrected(ensemble.gate, new.mu, new.sigma, sources((out["network_mu"], out["network_sigma"]), ensemble.linear.predict(new)))
     assert np.array_equal(out["mu"], mixed[0]) and np.array_equal(out["sigma"], mixed[1])
     assert np.array_equal(new.mu, before[0]) and np.array_equal(new.sigma, before[1])
     closed = Ensemble(ensemble.members, Gate()).predict(new)
@@ -335,3 +335,43 @@ def test_a_network_that_learnt_nothing_is_let_in_by_chance_only(tmp_path):
 
 def test_half_of_two_planets():
     assert halved(np.array([9, 4])).tolist() == [1, 0] and halved(np.array([3])).tolist() == [0]
+
+
+# ---------------------------------------------------------------- the linear correction beside the networks
+def test_the_better_source_is_let_in_for_each_instrument():
+    truth, mu0, sigma0, _, _ = case(6, 150)
+    error = mu0 - truth
+    knows = np.where(np.arange(283) == 0, truth + .2*error, truth + .9*error), np.where(np.arange(283) == 0, .2, .9)*sigma0
+    other = np.where(np.arange(283) == 0, truth + .9*error, truth + .2*error), np.where(np.arange(283) == 0, .9, .2)*sigma0
+    gate = fit_gate(truth, mu0, sigma0, *knows, other)
+    assert (gate.fgs1_by, gate.airs_by, gate.fgs1, gate.airs) == ("network", "linear", 1., 1.) and gate.of_network() == (1., 0.)
+    mu, sigma = corrected(gate, mu0, sigma0, sources(knows, other))
+    np.testing.assert_allclose(mu - truth, .2*error, rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(sigma, .2*sigma0, rtol=1e-9)
+    assert "linear" in gate.words() and "the network" in gate.words()
+    assert fit_gate(truth, mu0, sigma0, *knows) == fit_gate(truth, mu0, sigma0, *knows, knows) or fit_gate(truth, mu0, sigma0, *knows).airs_by == "network"
+
+
+def test_both_are_better_than_one_when_their_errors_differ():
+    rng, truth = np.random.default_rng(0), case(7, 200)[0]
+    s = 1e-4*np.ones_like(truth)
+    one, two = (truth + 7e-5*rng.standard_normal((200, 1)), 7e-5*np.ones_like(truth)), (truth + 7e-5*rng.standard_normal((200, 1)), 7e-5*np.ones_like(truth))
+    gate = fit_gate(truth, truth + 1e-4*rng.standard_normal((200, 1)), s, *one, two)
+    assert gate.airs_by == "both" and gate.of_network() == (.5*gate.fgs1, .5*gate.airs)
+
+
+def test_without_the_linear_correction(tmp_path):
+    ensemble, held, _ = train_ensemble(DATA, FOLD, SMALL, TRAIN, tmp_path, EnsembleConfig(linear=False), tell=quiet)
+    assert ensemble.linear is None and "linear_mu" not in held and (ensemble.gate.fgs1_by, ensemble.gate.airs_by) == ("network", "network")
+    assert read_ensemble(tmp_path)[0].linear is None
+
+
+@pytest.mark.parametrize("change, said", [
+    (lambda d: d["linear"].update(alpha="much"), "linear"), (lambda d: d["linear"].pop("weight"), "keys"), (lambda d: d["linear"]["offset"].pop(), "offset"),
+    (lambda d: d["linear"]["scale"].__setitem__(0, 0.), "above 0"), (lambda d: d["linear"]["factor"].__setitem__(0, "1e999"), "finite"),
+    (lambda d: d["gate"].update(airs_by="luck"), "luck"), (lambda d: d.update(linear=None) or d["gate"].update(airs_by="linear"), "lets in")])
+def test_a_damaged_linear_correction_is_refused(copied, change, said):
+    told = json.loads((copied/"ensemble.json").read_text())
+    change(told)
+    (copied/"ensemble.json").write_text(json.dumps(told))
+    with pytest.raises(SchemaError, match=said): read_ensemble(copied)

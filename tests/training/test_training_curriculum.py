@@ -8,7 +8,9 @@ from hypothesis import given, settings, strategies as st
 from spectramind.core.errors import ConfigError, SchemaError, UsageError
 from spectramind.core.nouns import Spectra
 from spectramind.scoring.score import FGS1_WEIGHT, bin_weights, ideal_sigma, log_normal, naive_statistics, score
-from spectramind.training.curriculum import (MAE, MODES, Contrastive, Supervised, better, hide_bins, info_nce, mae_loss, pinball_loss,
+from spectramind.symbolic.pack import SymbolicPack, SymbolicWeights
+from spectramind.symbolic.terms import spectral_grid
+from spectramind.training.curriculum import (MAE, MODES, Contrastive, Supervised, better, hide_bins, info_nce, loss_total, mae_loss, pinball_loss,
                                              score_loss, sigma_floor)
 from spectramind.training.dataset import UNIT, fit_scaling, make_batch
 
@@ -170,3 +172,52 @@ def test_refusals():
                  lambda: hide_bins((2, 283), torch.Generator(), run=0)):
         with pytest.raises(ConfigError): make()
     assert FGS1_WEIGHT == 57.846 and len(TRAIN) == 24
+
+
+GRID = spectral_grid(dtype=torch.float64)
+BINS = {name: torch.nonzero(w)[:, 0] for name, w in zip(GRID.names, GRID.windows)}
+SHAPES = {name: template[BINS[name]] for name, template in zip(GRID.names, GRID.templates)}
+
+
+def whole(mu, sigma, y, valid=None, lmbd=SymbolicWeights(), **more):
+    return loss_total(mu, sigma, y, torch.ones(283, dtype=torch.bool) if valid is None else valid, 1, BINS, SHAPES, GRID.dl, lmbd, **more)
+
+
+def drawn(seed, n=3):
+    rng = np.random.default_rng(seed)
+    return [torch.tensor(a) for a in (rng.normal(1., 2., (n, 283)), .5 + rng.random((n, 283)), rng.normal(1., 2., (n, 283)))]
+
+
+@pytest.mark.parametrize("name", ["sm", "nn", "coh", "seam", "ratio"])
+def test_loss_total_is_the_likelihood_and_each_term_of_the_pack(name):
+    mu, sigma, y = drawn(4)
+    only = SymbolicWeights(**dict.fromkeys(("sm", "nn", "coh", "seam", "ratio", "qm"), 0.) | {name: .7})
+    likelihood = whole(mu, sigma, y, lmbd=SymbolicWeights(0, 0, 0, 0, 0, 0))
+    torch.testing.assert_close(likelihood, -torch.distributions.Normal(mu, sigma).log_prob(y).sum(1).mean())
+    term = SymbolicPack(only, (), GRID)(mu)["total"].mean()
+    assert term > 0
+    torch.testing.assert_close(whole(mu, sigma, y, lmbd=only) - likelihood, term)
+
+
+def test_loss_total_is_score_loss_and_pack_in_one():
+    mu, sigma, y = (a.float() for a in drawn(5))
+    pack = SymbolicPack(rules=())
+    torch.testing.assert_close(whole(mu, sigma, y), 283*score_loss(mu, sigma, y) + pack(mu)["total"].mean(), rtol=1e-5, atol=1e-3)
+
+
+def test_loss_total_counts_valid_cells_keeps_sigma_off_zero_and_has_a_gradient():
+    mu, sigma, y = drawn(6)
+    valid = torch.ones(3, 283, dtype=torch.bool)
+    valid[:, 100:] = False
+    other = y.clone()
+    other[:, 100:] = 1e6
+    assert torch.equal(whole(mu, sigma, y, valid), whole(mu, sigma, other, valid)) and whole(mu, sigma*0, y, sigma_min=.1).isfinite()
+    mu.requires_grad_()
+    whole(mu, sigma, y).backward()
+    assert mu.grad.isfinite().all() and mu.grad.abs().min() > 0
+
+
+def test_loss_total_refuses_a_template_that_is_not_its_windows():
+    mu, sigma, y = drawn(7)
+    with pytest.raises(SchemaError, match="H2O"): loss_total(mu, sigma, y, torch.ones(283, dtype=torch.bool), 1, BINS, SHAPES | dict(H2O=SHAPES["H2O"][:-1]), GRID.dl)
+    with pytest.raises(SchemaError, match="CO2"): loss_total(mu, sigma, y, torch.ones(283, dtype=torch.bool), 1, BINS, {k: v for k, v in SHAPES.items() if k != "CO2"}, GRID.dl)

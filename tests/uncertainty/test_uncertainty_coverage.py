@@ -9,7 +9,7 @@ from spectramind.core.nouns import Spectra
 from spectramind.scoring.score import bin_weights, score
 from spectramind.uncertainty.coverage import (bootstrap_mean, check_coverage, check_fold, coverage_report, effective_number, gll, nll,
                                               pit_band, pit_values, planet_nll, reliability, share_interval, spread_skill, terciles,
-                                              wilson, z_histogram, z_scores)
+                                              wilson, z_histogram, z_scores, z_summary)
 
 N = 283
 
@@ -97,9 +97,37 @@ def test_pit_distance_is_kolmogorovs_and_the_band_holds():
     assert band.distance == pytest.approx(kstest(p, 'uniform').statistic, rel=1e-9)
     passed = [pit_band(np.random.default_rng(s).uniform(size=40)).passed for s in range(400)]
     assert np.mean(passed) > .95 - 3*np.sqrt(.95*.05/400)
-    shared = [pit_band(pit_values(*made(40, s))[:, 1:]).passed for s in range(40)]
-    assert np.mean(shared) > .95 - 3*np.sqrt(.95*.05/40)
     assert not pit_band(pit_values(*made(300, 1, 2.))[:, 0]).passed
+
+
+def correlated(n, seed, factor=1.):
+    "PIT values of AIRS whose z go together along wavelength, lag-5 autocorrelation 0.74, with a level of their own."
+    rng, k = np.random.default_rng(seed), np.arange(282)
+    root = np.linalg.cholesky(.3 + .7*.65**(np.abs(k[:, None] - k)/5) + 1e-9*np.eye(282))
+    return norm.cdf(factor*rng.standard_normal((n, 282))@root.T)
+
+
+def test_pooled_quantiles_leave_their_band_as_often_as_they_should_and_small_sigmas_nearly_always():
+    left = np.mean([not pit_band(correlated(100, s)).passed for s in range(120)])
+    assert 0 < left < .05 + 3*np.sqrt(.05*.95/120)
+    assert np.mean([not pit_band(correlated(100, s, 1/.8)).passed for s in range(20)]) > .8
+    assert np.mean([not pit_band(correlated(12, s)).passed for s in range(120)]) < .05 + 3*np.sqrt(.05*.95/120)
+    one, band = correlated(100, 1), np.sqrt(np.log(2/.05)/200)
+    assert pit_band(one).limit < .8*band and pit_band(one[:, :1]).limit == pytest.approx(band)       # the band for single values is no band for pooled ones
+    assert pit_band(one).limit == pit_band(one).limit and pit_band(one[::-1]).distance == pytest.approx(pit_band(one).distance)
+
+
+def test_far_errors_are_counted_with_planets_as_trials():
+    z = z_scores(*made(200, 3))
+    told, wide = z_summary(z), z_summary(1.5*z)
+    for part in ('fgs1', 'airs'):
+        assert told[part]['rms_low'] < 1 < told[part]['rms_high'] and wide[part]['rms_low'] > 1 and told[part]['beyond_low'] <= told['honest'] <= told[part]['beyond_high']
+        assert told[part]['beyond'] == pytest.approx(np.mean(np.abs(z[:, :1] if part == 'fgs1' else z[:, 1:]) > 3))
+    assert wide['airs']['beyond_low'] > wide['honest'] == pytest.approx(.0027, abs=1e-5)
+    h = z_histogram(z)
+    for part in ('fgs1', 'airs'):
+        inside = (h[f'{part}_low'] <= h['normal']) & (h['normal'] <= h[f'{part}_high'])
+        assert inside.mean() >= .7 and (h[f'{part}_high'] > h[f'{part}_low']).all()
 
 
 def test_effective_number():
