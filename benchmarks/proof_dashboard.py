@@ -5,7 +5,8 @@
 Light curves of simulated planets (94 time bins a visit, no pixels) are fitted by the pipeline's own fit, a prior is learnt from the labelled ones, and spectra are predicted
 for the others. Every planet that was done is kept in --work, so that the proof goes on where it stopped. `--level spectra` leaves light curves out: spectra are drawn
 from a population with known error bars, which takes seconds and makes a page of the same shape without light curves; its figures are not written unless --out says where.
-The page is then written by `diagnostics.dashboard` with everything that a page can hold: catalogue, map of planets, rules, provenance. No raw frames: these planets have none.
+The page is then written by `diagnostics.dashboard` with every tab full: catalogue, injection, map of planets, attribution, attention, rules, provenance. Injection, attribution and attention
+are made up (`tests/made_up.py`), since only their shape matters here. No raw frames and no images: these planets have none.
 
 Then a headless Chromium opens it from disk, offline, once for each measurement that starts from nothing:
 
@@ -91,12 +92,14 @@ def drawn(planets: int, labels: int, seed: int) -> tuple:
 
 def write(planets: int, labels: int, seed: int, work: Path, workers: int, level: str) -> tuple:
     "The page of so many planets; its path, and what was done."
+    from made_up import explain_parts, injection_document
     import numpy as np
     from spectramind.core.nouns import DepthPosterior, Spectra
     from spectramind.diagnostics.catalogue_views import catalogue_pictures
     from spectramind.diagnostics.dashboard import planet_rows, write_page
     from spectramind.diagnostics.figures import molecule_windows, show_embedding, show_score, show_violations
-    from spectramind.diagnostics.page import Missing, Picture
+    from spectramind.diagnostics.model_views import injection_parts
+    from spectramind.diagnostics.page import Picture
     from spectramind.diagnostics.planet_pages import PlanetView
     from spectramind.pipeline.report_parts import fit_facts, star_facts
     from spectramind.scoring.score import naive_statistics, score
@@ -119,8 +122,8 @@ def write(planets: int, labels: int, seed: int, work: Path, workers: int, level:
     with torch.no_grad(): broken = sum(np.asarray(v) for v in SymbolicPack().violations(torch.as_tensor(mu), torch.as_tensor(sigma), 2.5e-4).values())
     order = np.argsort(-broken.sum(1), kind="stable")
     tabs = dict(overview=[Picture("The score and its parts", show_score(report), "Score, parts, planets.", full=True)], catalogue=catalogue_pictures(ids, truth, spectra.mu, sigma, report),
-                injection=[Missing("Injection and recovery", "Not made for this run; `spectramind diagnose inject` makes it.")],
-                model=[Picture("Map of the planets", show_embedding((left*size)[:, :2], ids, report.per_planet, "score"), "Principal components of the spectra’s shapes.")],
+                injection=injection_parts(injection_document()),
+                model=[Picture("Map of the planets", show_embedding((left*size)[:, :2], ids, report.per_planet, "score"), "Principal components of the spectra’s shapes."), *explain_parts(ids)[0]],
                 rules=[Picture("Where each planet breaks them", show_violations(broken[order], ids[order]), "Planet × wavelength.", full=True)])
     subtitle = f"{planets:,} simulated planets, light curves fitted, seed {seed}." if level == "curves" else f"{planets:,} drawn spectra, seed {seed}."
     path = write_page(work/"dashboard.html", dict(seed=seed, planets=planets, subtitle=subtitle), views, spectra=spectra, report=report, notes={r["planet"]: r["note"] for r in rows},
@@ -173,7 +176,7 @@ def measure(path: Path) -> dict:
         for width in (1440, 390):
             with looked_at(chromium, width) as look:
                 look.open(path, wait="html[data-ready=all]")
-                for place in ("overview", "planets", f"planet={ids[0]}", "catalogue", "model", "rules", "provenance"):
+                for place in ("overview", "planets", f"planet={ids[0]}", "catalogue", "injection", "model", "rules", "provenance"):
                     look.page.evaluate(f"location.hash = '{place}'")
                     look.page.wait_for_timeout(700)
                     axe += look.axe(f"{place} at {width} px:")

@@ -18,9 +18,9 @@ from .injection import AFTERWARDS
 from .injection_figures import show_completeness, show_recovery, show_response
 from .page import Html, Missing, Picture, html_table, inline
 
-# %% ../../nbs/85_diagnostics/84_model_views.ipynb #12f202ce
+# %% ../../nbs/85_diagnostics/84_model_views.ipynb #039f9542
 _WORDS = {'rs': 'star radius (log)', 'ms': 'star mass (log)', 'ts': 'star temperature', 'mp': 'planet mass (log)', 'b': 'impact parameter', 'b sd': 'impact parameter, its error (log)',
-    'orbit sd': 'orbit, its error (log)', 'rank one': 'drift: one course for all wavelengths', 'not Gaussian': 'fit: tails of its posterior', 'visits': 'further visits'}
+    'orbit sd': 'orbit, its error (log)', 'rank one': 'drift: one course for all wavelengths', 'not Gaussian': 'fit: χ² off a parabola', 'visits': 'further visits'}
 _PATTERNS = ((r'ring (FGS1|AIRS) (\d+)', r'residual at star ring \2, \1'), (r'beta (FGS1|AIRS) (\d+)', r'pointing term \2, \1'), (r'u (fgs1|airs)_?(blue|red)? (\d)', r'limb darkening \3, \1 \2'),
     (r'light (\d+)', r'star light, AIRS part \1'), (r'chi2_(\w+)', r'chi² of the fit, \1'), (r'red_(\w+)', r'red noise, \1'), (r'white_noise_(\w+)', r'white noise, \1'))
 
@@ -151,7 +151,7 @@ def rule_table(
     head = ['rule', 'kind', 'weight', 'in the loss', f'mean violation ({part["unit"]})', 'planets that break it', 'worst planet']
     return [Html('<div class="card"><h3>Rules one by one</h3>' + html_table(head, [row(r) for r in part['rules']], 'Rules one by one', 2) + '</div>')]
 
-# %% ../../nbs/85_diagnostics/84_model_views.ipynb #c8f16125
+# %% ../../nbs/85_diagnostics/84_model_views.ipynb #aff975d3
 def injection_pictures(
     document:dict,  # injection.json
 )->list:            # of `Picture`
@@ -204,8 +204,8 @@ def injection_parts(
         fails = '' if r['passed'] or r['verdict'] == 'beyond' else '<b class="bad">, fails</b>'
         between = f'{number(r["low"])} to {number(r["high"])}'
         wanted = '–' if r['most'] is None else f'{number(r["least"])} to {number(r["most"])}'
-        expected = f' ({number(r["expected"])} expected)' if r.get('expected') is not None else ''
-        return [Html(f'<b>{escape(str(r["signal"]))}</b>, {escape(r["measure"])}<br><span class="soft small">{escape(r["unit"])}</span>'), Html(SAID[r['verdict']] + fails), Html(f'<b>{escape(number(r["value"]))}</b>{escape(expected)}'), between, wanted,
+        expected = f'{number(r["expected"])} expected' if r.get('expected') is not None else ''
+        return [Html(f'<b>{escape(str(r["signal"]))}</b>, {escape(r["measure"])}<br><span class="soft small">{escape(r["unit"])}</span>'), Html(SAID[r['verdict']] + fails), Html(f'<b>{escape(number(r["value"]))}</b>{"<br>" if expected else ""}<span class="soft small">{escape(expected)}</span>'), between, wanted,
             str(r['rule']).removeprefix('interval '), r['planets']]
     rows, found = document['rows'], [verdict_card(document), *injection_pictures(document)]
     for level in dict.fromkeys(r['level'] for r in rows):

@@ -32,7 +32,7 @@ from ..scoring.submission import check_document, clamp
 from ..simulate.population import draw_population
 from ..simulate.visit import Conditions, ProfileSpec
 
-# %% ../../nbs/90_pipeline/53_asking.ipynb #38b6cda0
+# %% ../../nbs/90_pipeline/53_asking.ipynb #7c6b7b22
 ORACLE_LABELS = 500   # true spectra of other planets that its prior is learnt from
 TOLD = ('orbit', 'limb darkening', 'drift')
 CODE = ('core.nouns', 'challenge', 'physics', 'simulate', 'lightcurve.noise', 'lightcurve.prior', 'scoring.oracle', 'pipeline.asking')
@@ -49,9 +49,9 @@ class Ask:
     @property
     def product(self)->Path: return Path(self.fit.work)/'data'/'oracle'/f'planet_{self.fit.planet_id}.npz'
     @property
-    def settings(self)->str: return sha256_json(dict(_sky(self.seed, self.n, self.law), frames=[self.spec.n_airs, self.spec.n_fgs1, dict(self.spec.coadds)], code=code_hash(*CODE)))
-
-def _sky(seed:int, n:int, law:str)->dict: return dict(stage='oracle', seed=seed, n=n, law=law)
+    def settings(self)->str:
+        frames = [self.spec.n_airs, self.spec.n_fgs1, dict(self.spec.coadds)]
+        return sha256_json(dict(stage='oracle', seed=self.seed, n=self.n, law=self.law, frames=frames, code=code_hash(*CODE)))
 
 @lru_cache(maxsize=2)
 def _population(n:int, seed:int, law:str)->dict: return {p.planet_id: p for p in draw_population(n, seed, law=law)}
@@ -62,11 +62,12 @@ def told_planet(
     "The planet as it was simulated; raises `DataError` where the truth at hand is another's."
     planet = _population(order.n, order.seed, order.law).get(order.fit.planet_id)
     if planet is None or not np.array_equal(planet.depth, order.truth):
-        raise DataError('test_truth.csv', f'depths that seed {order.seed}, law {order.law} and {order.n} planets do not give', 'a tree simulated with the present settings',
-                        hint='the oracle has to be told the orbit of these planets; where they were simulated otherwise, diag.oracle=false leaves it out')
+        hint = 'the oracle has to be told the orbit of these planets; where they were simulated otherwise, diag.oracle=false leaves it out'
+        found = f'depths that seed {order.seed}, law {order.law} and {order.n} planets do not give'
+        raise DataError('test_truth.csv', found, 'a tree simulated with the present settings', hint=hint)
     return planet
 
-# %% ../../nbs/90_pipeline/53_asking.ipynb #d1bde1e8
+# %% ../../nbs/90_pipeline/53_asking.ipynb #2b08f4a9
 def visits_seen(
     order:units.Fit,
 )->list[int]:   # ascending
@@ -87,7 +88,8 @@ def ask(
         curves, hashes = units.read_curves(order.fit.work, order.fit.planet_id, visits_seen(order.fit), order.fit.curves_settings)
         made = _made(order, hashes)
         if made.stands(order.product): return dict(made=0)
-        with single_threaded_blas(): found = oracle_posterior(curves, told_planet(order), order.seed, Conditions(law=order.law), 'measured', order.spec)
+        planet, under = told_planet(order), Conditions(law=order.law)
+        with single_threaded_blas(): found = oracle_posterior(curves, planet, order.seed, under, 'measured', order.spec)
     except Exception as error:
         made.fail(order.product, getattr(error, 'message', repr(error)))
         raise
@@ -99,7 +101,9 @@ def answered(
 )->dict|None:   # what `ask` would return, or None when there is work or trouble
     "Whether the answer stands, judged by the records of the light curves."
     place, p = Workplace(Path(order.fit.work)), order.fit.planet_id
-    try: hashes = {f'{name}_{visit}': sha256_file(getattr(place, name)(p, visit)) for visit in visits_seen(order.fit) for name in ('fgs1_white', 'airs_bins')}
+    try:
+        products = {f'{name}_{visit}': getattr(place, name)(p, visit) for visit in visits_seen(order.fit) for name in ('fgs1_white', 'airs_bins')}
+        hashes = {name: sha256_file(path) for name, path in products.items()}
     except SpectraMindError: return None
     return dict(made=0) if _made(order, hashes).stands(order.product) else None
 
@@ -108,7 +112,7 @@ def read_answer(order:Ask)->DepthPosterior:
     found, _ = read_product(order.product, 'diagnose', order.settings)
     return DepthPosterior(order.fit.planet_id, found['mean'], np.diag(found['variance']), quality=dict(flag=False, reason=''))
 
-# %% ../../nbs/90_pipeline/53_asking.ipynb #9cd452d2
+# %% ../../nbs/90_pipeline/53_asking.ipynb #9797936c
 def changed_since(
     config:Config,
 )->str:          # empty where all is the same, or where no note tells
@@ -130,16 +134,19 @@ def ask_orders(
     spec = ProfileSpec(challenge.axes.n_frames('AIRS-CH0'), challenge.axes.n_frames('FGS1'), dict(challenge.coadds))
     fits = sorted(((key, order) for key, order in stages.fit_orders(config) if key[0] == 'test' and key[1] in known), key=lambda o: o[0][1])
     chosen = np.unique(np.linspace(0, len(fits) - 1, min(config.diag.oracle_planets, len(fits))).round().astype(int)) if fits else []
-    return [(fits[i][0], Ask(fits[i][1], known[fits[i][0][1]], config.seed, d.n_train + d.n_test, d.law, spec)) for i in chosen], '' if fits else 'no test planet has a truth and a folder'
+    orders = [(key, Ask(fit, known[key[1]], config.seed, d.n_train + d.n_test, d.law, spec)) for key, fit in (fits[i] for i in chosen)]
+    return orders, '' if orders else 'no test planet has a truth and a folder'
 
-# %% ../../nbs/90_pipeline/53_asking.ipynb #4ebd82fc
+# %% ../../nbs/90_pipeline/53_asking.ipynb #b5f05c72
 def kept_prior(
     config:Config,
     tree:list,       # ids of all planets of the tree
 )->SpectralPrior:
     "The oracle's prior, from data/oracle/prior.json where that stands."
     path = Path(config.products)/'data'/'oracle'/'prior.json'
-    made = Made(dict(tree=sha256_json(sorted(tree))), sha256_json(dict(stage='oracle prior', seed=config.seed, labels=ORACLE_LABELS, code=code_hash('physics', 'simulate.population', 'lightcurve.prior', 'scoring.oracle'))))
+    code = code_hash('physics', 'simulate.population', 'lightcurve.prior', 'scoring.oracle')
+    settings = sha256_json(dict(stage='oracle prior', seed=config.seed, labels=ORACLE_LABELS, code=code))
+    made = Made(dict(tree=sha256_json(sorted(tree))), settings)
     if made.stands(path): return SpectralPrior.from_dict(read_json(path))
     assert_no_leakage([p.planet_id for p in oracle_planets(ORACLE_LABELS, config.seed)], tree)
     with single_threaded_blas(): prior = oracle_prior(ORACLE_LABELS, config.seed)
@@ -147,7 +154,7 @@ def kept_prior(
     made.sign(path, dict(labels=ORACLE_LABELS))
     return SpectralPrior.from_dict(read_json(path))
 
-# %% ../../nbs/90_pipeline/53_asking.ipynb #a723c2c7
+# %% ../../nbs/90_pipeline/53_asking.ipynb #6f16a8c1
 def gap_interval(
     oracle:ScoreReport, run:ScoreReport, # of the same planets, in one order
     seed:int, draws:int=4000,
@@ -174,7 +181,9 @@ def judged_by(
 def asked_of(config:Config)->dict: # name -> sha256
     "What a verdict is about."
     place = Workplace(Path(config.paths.work))
-    return {name: sha256_file(path) for name, path in dict(mu=place.predictions/'mu.csv', sigma=place.predictions/'sigma.csv', truth=Workplace(Path(config.products)).truth(config.data.profile)/'test_truth.csv').items()}
+    files = {name: place.predictions/f'{name}.csv' for name in ('mu', 'sigma')}
+    files['truth'] = Workplace(Path(config.products)).truth(config.data.profile)/'test_truth.csv'
+    return {name: sha256_file(path) for name, path in files.items()}
 
 COLUMNS = ('planet_id', 'score_oracle', 'score_run', 'lost', 'fgs1_error_ppm', 'airs_rmse_ppm', 'fgs1_sigma_ppm', 'airs_sigma_ppm')
 
@@ -196,10 +205,12 @@ def ask_oracle(
     prior = kept_prior(config, [int(p) for _, p in stages.all_planets(config.data.root)])
     with single_threaded_blas(): best = oracle_spectra([read_answer(order) for order in good], prior)
     oracle, run = judged_by(config, best)
-    document = dict(version=__version__, seed=config.seed, told=list(TOLD), labels=ORACLE_LABELS, inputs=asked_of(config), planets=[int(p) for p in best.planet_id], oracle=oracle.metrics(), run=run.metrics(),
-                    left_out=[dict(planet_id=o.key[1], reason=o.failure.message) for o in report.bad], gap=oracle.unclipped - run.unclipped, gap_interval=gap_interval(oracle, run, config.seed))
+    document = dict(version=__version__, seed=config.seed, told=list(TOLD), labels=ORACLE_LABELS, inputs=asked_of(config),
+                    planets=[int(p) for p in best.planet_id], left_out=[dict(planet_id=o.key[1], reason=o.failure.message) for o in report.bad],
+                    oracle=oracle.metrics(), run=run.metrics(), gap=oracle.unclipped - run.unclipped, gap_interval=gap_interval(oracle, run, config.seed))
     check_document(document, 'oracle', 'oracle.json')
-    columns = best.planet_id, oracle.per_planet, run.per_planet, oracle.per_planet - run.per_planet, *oracle.rmse_ppm.T, 1e6*best.sigma[:, 0], 1e6*np.median(best.sigma[:, 1:], axis=1)
+    sigma = 1e6*best.sigma[:, 0], 1e6*np.median(best.sigma[:, 1:], axis=1)
+    columns = best.planet_id, oracle.per_planet, run.per_planet, oracle.per_planet - run.per_planet, *oracle.rmse_ppm.T, *sigma
     write_csv_rows(place/'oracle.csv', list(COLUMNS), [(int(p), *map(float, rest)) for p, *rest in zip(*columns)])
     write_json(place/'oracle.json', document)
     tell(in_words(document))

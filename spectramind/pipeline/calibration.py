@@ -281,7 +281,7 @@ def read_half_widths(path:Path)->tuple[np.ndarray, np.ndarray]: # planet ids; (p
     if table.ndim != 2 or table.shape[1] != 284: raise SchemaError(f'{path}: found shape {table.shape}, wanted a planet and 283 numbers in each row')
     return table[:, 0].astype(np.int64), table[:, 1:]
 
-# %% ../../nbs/90_pipeline/51_calibration.ipynb #1f682bd1
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #c6e11bb0
 def _judged(config:Config)->tuple[dict, str, list[Step]]: # held-out predictions, their hash, what is made of them
     oof, sha = read_oof(config)
     return oof, sha, judge(oof, config.uncertainty, config.seed)
@@ -313,6 +313,7 @@ def stages_of(
         found[name] = spectra.mu, spectra.sigma
     return np.array([known[int(p)] for p in spectra.planet_id]), found
 
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #1f2a2227
 def half_widths(config:Config, dataset:str, steps:list|None=None)->np.ndarray|None: # (planet, 283) depth; None where there are none
     "Half-widths of the conformal intervals of the planets that `stages_of` judges."
     if dataset == 'val': return (steps or _judged(config)[2])[-1].half
@@ -335,6 +336,7 @@ def held_out_figures(config:Config, step:Step)->dict: # name -> number, for the 
     if step.half is None: return found
     return found | {f'interval@{1 - config.uncertainty.corel.alpha:g}': float(np.mean(np.abs(oof['label'] - oof['mu']) <= step.half))}
 
+# %% ../../nbs/90_pipeline/51_calibration.ipynb #e8b409f7
 def diagnosis(
     truth:np.ndarray,  # (planet, 283)
     found:dict,        # name -> (mu, sigma)

@@ -320,3 +320,16 @@ def test_panels_beside_each_other_stand_below_each_other_on_a_phone(chromium, ev
             seen[width] = dict(found.page.evaluate(rows))
     for name in ("Claimed sigma against error", "Distribution of predicted quantiles", "Scores of planets"):
         assert set(seen[390][name]) == {"0 to 1"} and len(set(seen[1440][name])) == 2, name
+
+
+def test_the_proof_of_a_large_page_runs_and_measures_everything(tmp_path, monkeypatch):
+    "`make proof-page` in small: drawn spectra, every measurement, no fault; its times are judged on 1,100 planets only."
+    import sys
+    from pathlib import Path
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]/"benchmarks"))
+    import proof_dashboard
+    path, told = proof_dashboard.write(30, 12, 3, tmp_path, 1, "spectra")
+    found = proof_dashboard.measure(path)
+    assert told["planets"] == 30 and set(found) == set(proof_dashboard.BARS)
+    assert [found[name] for name in ("serious axe faults", "console faults", "wider than the screen")] == [0, 0, 0] and found["size (MB)"] < 5
+    sys.modules.pop("proof_dashboard")

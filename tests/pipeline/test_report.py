@@ -143,7 +143,10 @@ def test_times_and_folders_of_runs_stand_in_one_element(sky, settings, reference
     assert pages[0] != pages[1] and comparable(pages[0]) == comparable(pages[1])
     runs = sorted(p.name for p in (work/"artifacts"/"runs"/"diagnose").iterdir())
     assert len(runs) == 2 and all(name in pages[1] and name not in comparable(pages[1]) for name in runs)
+    assert "makes this page" in pages[1] and "makes this page" not in comparable(pages[1])
     about = report.machine(settings(sky, work))
+    manifest = read_json(work/"artifacts"/"runs"/"diagnose"/runs[0]/"manifest.json")
+    assert about["runs"]["rows"][1][4:6] == [(manifest["git_rev"] or "–")[:12], manifest["config_hash"]]
     assert [r[0] for r in about["runs"]["rows"]] == [f"artifacts/runs/diagnose/{name}" for name in reversed(runs)] and all(r[1] == "done" for r in about["runs"]["rows"])
 
 
