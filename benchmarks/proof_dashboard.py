@@ -144,7 +144,7 @@ SCROLL = """async () => { const box = document.querySelector('.scroll.tall'), ga
     return gaps.sort((a, b) => a - b)[113]/1000; }"""
 
 
-def measure(path: Path) -> dict:
+def measure(path: Path, widths: tuple = (1440, 390)) -> dict:
     "Open and use the page."
     from browser import launched, looked_at
     found, paints, ready = {"size (MB)": path.stat().st_size/1e6}, [], []
@@ -173,7 +173,7 @@ def measure(path: Path) -> dict:
             found["memory (MB)"] = page.evaluate("performance.memory.usedJSHeapSize")/1e6
             faults = look.faults()
         axe, wide = [], []
-        for width in (1440, 390):
+        for width in widths:
             with looked_at(chromium, width) as look:
                 look.open(path, wait="html[data-ready=all]")
                 for place in ("overview", "planets", f"planet={ids[0]}", "catalogue", "injection", "model", "rules", "provenance"):

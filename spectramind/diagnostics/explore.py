@@ -168,7 +168,7 @@ def _controls(figure, visits, parts, um, fixed, first):
     figure.update_layout(sliders=[dict(active=first, currentvalue=dict(prefix='light curve of '), pad=dict(t=46), steps=[step(k) for k in range(len(parts))], ticklen=3, font=dict(size=11), minorticklen=0)],
                          updatemenus=[dict(type='buttons', direction='right', x=0, xanchor='left', y=-.27, yanchor='top', showactive=True, buttons=[button(view) for view in VIEWS], font=dict(size=12), bgcolor='rgba(0,0,0,0)')])
 
-# %% ../../nbs/85_diagnostics/30_explore.ipynb #832498c7
+# %% ../../nbs/85_diagnostics/30_explore.ipynb #b18d2f58
 def explore_live(
     visits:list,             # FittedVisit of one planet
     mu:np.ndarray,           # (283,) depth
@@ -186,8 +186,6 @@ def explore_live(
     fixed, each = len(figure.data) - 9*len(visits), 3*len(visits)                   # three stretches: FGS1, all of AIRS, and its only part
     kept = list(figure.data[:fixed]) + list(figure.data[fixed + each:fixed + 2*each])
     figure = go.FigureWidget([trace.to_plotly_json() for trace in kept], figure.layout)
-    figure.update_layout(autosize=True, width=None)                                 # as wide as the cell, and again when that changes
-    figure._config = figure._config | dict(responsive=True)
     from_to = ipywidgets.IntRangeSlider(value=(1, N_BINS - 1), min=0, max=N_BINS - 1, description='bins', continuous_update=False, layout=dict(width='100%', max_width='28rem'))
     points = ipywidgets.IntSlider(value=110, min=20, max=300, step=10, description='points', continuous_update=False)
     view = ipywidgets.Dropdown(options=list(VIEWS), description='drift')

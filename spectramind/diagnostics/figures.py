@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['FALSIFIES', 'COLOURS', 'FAINT', 'GRID', 'as_html', 'in_theme', 'register_templates', 'add_up', 'bias_table',
-           'bin_series', 'binomial_band', 'calibration_steps', 'credible_mass', 'molecule_windows', 'scale_height_ppm',
-           'show_raw_frame', 'show_calibration_steps', 'show_light_curve', 'show_light_curve_map', 'show_residual_map',
-           'show_allan', 'show_pointing', 'show_corner', 'show_spectrum', 'show_covariance', 'show_prior_posterior',
-           'show_error_budget', 'show_refinement', 'show_score', 'show_coverage', 'show_reliability', 'show_pit',
-           'show_z_histogram', 'show_sigma_error', 'show_z_map', 'show_bias', 'show_wavelength_coverage',
-           'show_score_histogram', 'show_violations', 'show_training', 'show_attention', 'show_embedding',
-           'show_band_attribution', 'show_feature_attribution', 'show_rule_ranking']
+           'bin_series', 'fitted_level', 'binomial_band', 'honest_limit', 'calibration_steps', 'credible_mass',
+           'molecule_windows', 'scale_height_ppm', 'show_raw_frame', 'show_calibration_steps', 'show_light_curve',
+           'show_light_curve_map', 'show_residual_map', 'show_allan', 'show_pointing', 'show_corner', 'show_spectrum',
+           'show_covariance', 'show_prior_posterior', 'show_error_budget', 'show_refinement', 'show_score',
+           'show_coverage', 'show_reliability', 'show_pit', 'show_z_histogram', 'show_sigma_error', 'show_z_map',
+           'show_bias', 'show_wavelength_coverage', 'show_score_histogram', 'show_violations', 'show_training',
+           'show_attention', 'show_embedding', 'show_band_attribution', 'show_feature_attribution', 'show_rule_ranking']
 
 # %% ../../nbs/85_diagnostics/00_figures.ipynb #5cdfa21d
 from . import catalogue_figures, judgement_figures
@@ -29,8 +29,8 @@ from .theme import COLOURS, FAINT, GRID, as_html, in_theme, register_templates
 # %% ../../nbs/85_diagnostics/00_figures.ipynb #67639033
 FALSIFIES = judgement_figures.FALSIFIES | catalogue_figures.FALSIFIES   # function -> what would prove its picture's claim wrong
 
-# %% ../../nbs/85_diagnostics/00_figures.ipynb #3b66eeea
-_all_ = ['COLOURS', 'FAINT', 'GRID', 'as_html', 'in_theme', 'register_templates', 'add_up', 'bias_table', 'bin_series', 'binomial_band',
+# %% ../../nbs/85_diagnostics/00_figures.ipynb #4b90cd33
+_all_ = ['COLOURS', 'FAINT', 'GRID', 'as_html', 'in_theme', 'register_templates', 'add_up', 'bias_table', 'bin_series', 'fitted_level', 'binomial_band', 'honest_limit',
          'calibration_steps', 'credible_mass', 'molecule_windows', 'scale_height_ppm',
          'show_raw_frame', 'show_calibration_steps', 'show_light_curve', 'show_light_curve_map', 'show_residual_map', 'show_allan',
          'show_pointing', 'show_corner', 'show_spectrum', 'show_covariance', 'show_prior_posterior', 'show_error_budget', 'show_refinement',
