@@ -208,8 +208,14 @@ def test_phases_without_labels_leave_the_ensemble_alone(wide_sky, settings, own)
     assert learnt_files(own) == before
     with pytest.raises(ConfigError, match="have seen 10 of the labelled planets"):
         learning.train(settings(wide_sky, own, *FAST, f"train.pretrained={own/'artifacts'/'checkpoints'/'pretraining_mae'}"))
-    (own/"artifacts"/"checkpoints"/"pretraining_mae"/"members"/"planets.json").unlink()     # as if they came from elsewhere
-    assert learning.train(settings(wide_sky, own, *FAST, f"train.pretrained={own/'artifacts'/'checkpoints'/'pretraining_mae'}")).made
+    folder = own/"artifacts"/"checkpoints"/"pretraining_mae"
+    (folder/"members"/"planets.json").unlink()                                              # the weights themselves still know
+    with pytest.raises(ConfigError, match="have seen"): learning.train(settings(wide_sky, own, *FAST, f"train.pretrained={folder}"))
+    with pytest.raises(ConfigError, match="have seen"): learning.train(settings(wide_sky, own, *FAST, f"train.pretrained={folder/'members'/'fold0_seed0'}"))
+    told = json.loads((folder/"model.json").read_text())
+    (folder/"model.json").write_text(json.dumps({k: v for k, v in told.items() if k not in ("train_ids", "valid_planets")}))   # as if they came from elsewhere
+    with pytest.raises(ConfigError, match="do not say which planets"): learning.train(settings(wide_sky, own, *FAST, f"train.pretrained={folder}"))
+    assert learning.train(settings(wide_sky, own, *FAST, f"train.pretrained={folder}", "train.trust_pretrained=true")).made
 
 
 def test_an_ensemble_of_other_settings_is_refused_and_none_at_all_is_not(wide_sky, settings, own):
