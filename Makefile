@@ -7,7 +7,7 @@ WORK   ?= .
 export PATH := $(BIN):$(PATH)
 export PYTHONHASHSEED := 0
 
-.PHONY: help dev demo test check bench proof proof-faults proof-curves proof-run proof-page kaggle-rehearsal determinism repro gate ablation fuzz sbom docs readme contract lock clean
+.PHONY: help dev demo test check bench proof proof-faults proof-curves proof-run proof-page proof-unlike kaggle-rehearsal determinism repro gate ablation fuzz sbom docs readme contract lock clean
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
@@ -42,6 +42,9 @@ proof-run: dev   ## slow: 200 kills, a lost worker, equal bytes, 10,000 planets
 
 proof-page: dev   ## slow: a dashboard of 1,100 planets in a real browser
 	python benchmarks/proof_dashboard.py
+
+proof-unlike: dev ## slow: planets of other worlds, and whether calibration notices them
+	python benchmarks/proof_unlike.py
 
 determinism: export PYTHONHASHSEED := random
 determinism: dev ## the smoke pipeline twice, with one worker and with two; code 6 when a byte differs

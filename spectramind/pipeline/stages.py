@@ -9,7 +9,7 @@ __all__ = ['FEWEST', 'all_planets', 'Report', 'write_bad_planets', 'check_tables
            'checkpoint_of', 'read_prior', 'deal_folds', 'prior_made', 'keep_prior', 'obtain_prior', 'physics',
            'predict', 'submission_info', 'truth_of']
 
-# %% ../../nbs/90_pipeline/50_stages.ipynb #36be6d8c
+# %% ../../nbs/90_pipeline/50_stages.ipynb #7a1f81f2
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..challenge.layout import INSTRUMENTS, Challenge, list_planets, scan_visits
 from ..challenge.planets import read_labels, scan_labels
 from .. import __version__
 from ..core.determinism import single_threaded_blas
-from ..core.errors import ConfigError, DataError, InternalError, SchemaError, SpectraMindError, UsageError
+from ..core.errors import ConfigError, DataError, InternalError, SchemaError, SpectraMindError
 from ..core.nouns import DepthPosterior, Spectra
 from ..core.provenance import read_record
 from ..core.store import read_json, sha256_json, write_csv_rows, write_json

@@ -6,8 +6,8 @@
 __all__ = ['ALPHAS', 'LEVERAGE', 'N_AIRS', 'BANDS', 'CENTRES', 'LIMIT', 'HUBER', 'DRAWN', 'ridge', 'depth_unit', 'to_bins',
            'Linear', 'linear_from_dict', 'fit_linear', 'cross_linear']
 
-# %% ../../nbs/70_training/25_linear.ipynb #cfdd2400
-from dataclasses import asdict, dataclass, fields
+# %% ../../nbs/70_training/25_linear.ipynb #05e37eaa
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from ..core.errors import DataError, SchemaError

@@ -21,6 +21,7 @@ ELSEWHERE = {
     "spectramind diagnose inject": ("tests/pipeline/test_injecting.py", "inject("),
     "spectramind calibrate-temp": ("docs/commands.md", "| `spectramind calibrate-temp +model=v50_fast"),      # they need a network
     "spectramind calibrate-corel": ("docs/commands.md", "| `spectramind calibrate-corel +model=v50_fast"),
+    "spectramind pretrain": ("tests/pipeline/test_pretrain.py", '"pretrain"'),                                 # thousands of planets
     "spectramind ablate show": ("tests/pipeline/test_ablation.py", '["ablate", "show"'),
     "spectramind ablate run": ("docs/commands.md", "| `spectramind ablate run model=v50_fast,physics_only"),
     "spectramind kaggle build": ("tests/pipeline/test_kaggle_build.py", "build("),                             # wheels, a box and minutes
