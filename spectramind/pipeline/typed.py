@@ -14,13 +14,13 @@ import typing
 
 from ..core.errors import ConfigError, SpectraMindError
 
-# %% ../../nbs/90_pipeline/00_typed.ipynb #4bf4bb32
+# %% ../../nbs/90_pipeline/00_typed.ipynb #46c2799a
 def did_you_mean(
     word:str,              # what was written
     known:typing.Iterable, # what exists, dotted addresses or plain words
 )->str|None:               # the nearest known word, or None when nothing is near
     "The known word most like the one written."
-    known, tails = sorted(str(k) for k in known), {}
+    known, tails = sorted((str(k) for k in known), key=lambda k: (k.count('.'), k)), {}      # of equal last words the one nearest to the root
     for k in known: tails.setdefault(k.rsplit('.', 1)[-1], k)
     last = word.rsplit('.', 1)[-1]
     if last in tails: return tails[last]

@@ -173,7 +173,7 @@ def test_the_light_sections_mirror_the_settings_of_the_floors_below():
     assert plain(dataclasses.asdict(light.Network())) == plain(dataclasses.asdict(NetworkConfig()))
     assert dataclasses.asdict(light.Members()) == dataclasses.asdict(EnsembleConfig())
     train, real = dataclasses.asdict(light.Train()), dataclasses.asdict(TrainConfig())
-    assert set(train) - set(real) == {"phase", "pretrained"} and set(real) - set(train) == {"seed"}
+    assert set(train) - set(real) == {"phase", "pretrained", "pretrained_lr", "trust_pretrained", "mae", "contrastive"} and set(real) - set(train) == {"seed"}
     assert {k: v for k, v in train.items() if k in real and not k.startswith("epochs")} == {k: v for k, v in real.items() if k in train and not k.startswith("epochs")}
     loss, weights, options = light.Loss(), SymbolicWeights(), SymbolicOptions()
     lams = dict(sm=loss.smoothness, nn=loss.nonneg, coh=loss.molecular, seam=loss.seam, ratio=loss.ratio, qm=loss.quantiles)

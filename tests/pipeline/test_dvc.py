@@ -71,7 +71,7 @@ def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_before():
 
 def test_every_setting_that_can_change_a_number_belongs_to_a_stage():
     named = {key for stage in STAGES.values() if stage is not STAGES["params"] for key in settings_of(stage)}
-    apart = {"paths", "env", "executor", "limits", "records", "ablate"}      # where, how fast and how much is noted; env.determinism holds for all
+    apart = {"paths", "env", "executor", "limits", "records", "ablate", "pretrain"}      # where, how fast and how much is noted; env.determinism holds for all
     left = {key for key in flat(load_config()) if not any(key == n or key.startswith(n + ".") for n in named)}
     assert {key.partition(".")[0] for key in left} <= apart
 

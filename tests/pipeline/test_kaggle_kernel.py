@@ -204,12 +204,13 @@ def test_without_a_competition_it_stops(sent, tmp_path):
 
 def test_a_calibration_that_is_left_out_is_said(settings, sky, tmp_path, monkeypatch, caplog):
     import logging
+    import numpy as np
     from types import SimpleNamespace
     from spectramind.core.logs import get_logger
     from spectramind.pipeline import learning, stages
     monkeypatch.setattr(stages, "physics", lambda config, skip: ("rows", SimpleNamespace(outcomes=[]), []))
     monkeypatch.setattr(learning, "ensemble_folder", lambda config, skip: tmp_path)
-    monkeypatch.setattr(learning, "refine", lambda *words: ("rows", {}, ("corel: none was fitted", "outliers: switched off")))
+    monkeypatch.setattr(learning, "refine", lambda *words: (SimpleNamespace(planet_id=np.array([], int)), {}, ("corel: none was fitted", "outliers: switched off"), {}))
     monkeypatch.setattr(learning, "write_predictions", lambda folder, spectra: None)
     logger = get_logger("learning")
     monkeypatch.setattr(logger, "handlers", [caplog.handler])
