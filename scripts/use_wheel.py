@@ -17,7 +17,7 @@ EXTRA, needs_extra = ("torch", "torch_geometric", "lightning", "safetensors"), [
 for m in modules:
     try: importlib.import_module(m)
     except ModuleNotFoundError as error:
-        if error.name not in EXTRA or not m.startswith(("spectramind.network.", "spectramind.training.", "spectramind.symbolic.", "spectramind.pipeline.learning")): raise
+        if error.name not in EXTRA or not m.startswith(("spectramind.network.", "spectramind.training.", "spectramind.symbolic.", "spectramind.pipeline.learning", "spectramind.pipeline.pretraining")): raise
         needs_extra.append(m)
 if not needs_extra: sys.exit("nothing asked for the extra `network`: this is no clean environment")
 for name, folder in dict(configs="configs", schemas="schemas", runs="nbs/runs").items():

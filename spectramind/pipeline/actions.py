@@ -123,7 +123,7 @@ def submit(config, tell)->dict:
          f'{manifest["sigma_floored_fgs1"] + manifest["sigma_floored_airs"]} error bars raised to the floor')
     return dict(rows=manifest['rows'], mu_clamped=manifest['mu_clamped'])
 
-# %% ../../nbs/90_pipeline/56_actions.ipynb #44b05135
+# %% ../../nbs/90_pipeline/56_actions.ipynb #b4e6d5c3
 def diagnose(config, tell)->dict:
     "The dashboard, from what the stages have left, after a closer look where the settings ask for one."
     from spectramind.pipeline.report import diagnose_dashboard
@@ -162,6 +162,8 @@ def diagnose_symbolic(config, tell)->dict:
 
 def pretrain(config, tell)->dict:
     "Weights learnt from simulated planets of many worlds: artifacts/pretrained."
+    from spectramind.pipeline.run import learning_room
+    learning_room()                        # says what to install where the extra `network` is missing
     from spectramind.pipeline.pretraining import pretrain as learn
     return learn(config, tell)
 

@@ -13,14 +13,14 @@ import typer
 from .cli import ROOT_CONFIG, ConfigName, FastKaggle, Overrides, _fast, _setting, app
 from .session import perform
 
-# %% ../../nbs/90_pipeline/66_cli_pretrain.ipynb #93d7015d
+# %% ../../nbs/90_pipeline/66_cli_pretrain.ipynb #7ba179db
 @app.command()
 def pretrain(overrides:Overrides=None, config_name:ConfigName=ROOT_CONFIG, fast_kaggle:FastKaggle=False,
              planets:Annotated[Optional[int], typer.Option('--planets', help='Simulated planets, about a second of processor time each; the same as pretrain.planets=...')]=None,
              out:Annotated[Optional[str], typer.Option('--out', help='Folder for the weights; artifacts/pretrained when not given.')]=None):
     "Weights for `train.pretrained=...`, learnt from simulated planets of many worlds; goes on where it was stopped."
     def work(config, record, tell):
-        from spectramind.pipeline.pretraining import pretrain as make
+        from spectramind.pipeline.actions import pretrain as make      # asks for the extra `network` where it is missing
         return make(config, tell)
     more = [*([] if planets is None else [f'pretrain.planets={planets}']), *_setting('pretrain.out', out)]
     perform('pretrain', [*_fast(overrides, fast_kaggle), *more], config_name, work, typer.echo)
