@@ -200,3 +200,13 @@ def test_inputs_are_not_changed():
     copies = [d.copy() for d in data]
     coverage_report(*data, n_boot=10), reliability(*data, n_boot=10), pit_band(pit_values(*data))
     assert all(np.array_equal(a, b) for a, b in zip(data, copies))
+
+
+def test_one_share_has_one_interval():
+    "The score's report and the coverage report say the same of the same planets."
+    from spectramind.scoring.score import coverage
+    rng = np.random.default_rng(4)
+    truth, sigma = rng.lognormal(-4.4, .5, (12, 283)), np.full((12, 283), 5e-5)
+    mu = truth + 5e-5*(.8*rng.standard_normal((12, 1)) + .6*rng.standard_normal((12, 283)))
+    here = {r.level: (r.share, r.low, r.high) for r in coverage_report(truth, mu, sigma).rows if r.part == 'all'}
+    for c in coverage(mu, sigma, truth): assert here[c.level] == (c.fraction, c.low, c.high)
